@@ -1,0 +1,210 @@
+"""Options: frozen, keyword-only, in seconds; a bad value is refused by its name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from aiodbkit.errors import ConfigurationError
+
+__all__ = [
+    "ChildTasks",
+    "EngineOptions",
+    "Isolation",
+    "PoolOptions",
+    "RetryPolicy",
+    "TransactionOptions",
+]
+
+Isolation = Literal["read uncommitted", "read committed", "repeatable read", "serializable"]
+LockMode = Literal["deferred", "immediate", "exclusive"]
+ChildTasks = Literal["error", "own", "share"]
+ConnectionHook = Callable[[Any], Awaitable[Any]]
+
+
+def _refuse(name: str, value: object, wanted: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} must be {wanted}, not {value!r}")
+
+
+def seconds(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuse what is no finite, non-negative number of seconds (None where ``optional``)."""
+    if value is None and optional:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise _refuse(name, value, "a number of seconds, 0 or more" + (", or None" * optional))
+
+
+def count(name: str, value: Any, *, least: int = 0) -> None:
+    """Refuse what is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _refuse(name, value, f"a whole number, {least} or more")
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse what is not one of ``allowed``."""
+    if value not in allowed:
+        raise _refuse(name, value, "one of " + ", ".join(repr(option) for option in allowed))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolOptions:
+    """How a pool grows, checks, replaces and waits. All times are in seconds.
+
+    Attributes:
+        min_size: connections opened by ``open()`` and kept.
+        max_size: the most connections there are at once.
+        acquire_timeout: how long a caller waits for a connection.
+        max_waiting: how many callers may wait; 0 is no bound.
+        max_lifetime: age at which a connection is replaced, less up to 10 % jitter; None is never.
+        idle_timeout: idle connections above ``min_size`` are closed after it; None is never.
+        max_uses: uses after which a connection is replaced; 0 is no bound.
+        check: round-trip check before use: ``"never"``, ``"idle"`` (unused for ``check_after``),
+            ``"always"``.
+        check_after: idleness after which ``"idle"`` checks.
+        reset: ``"auto"`` undoes what was done, ``"always"`` is the backend's full reset,
+            ``"never"`` leaves the session as it is (open transactions are rolled back all the same).
+        leak_after: a connection held longer is logged with where it was taken; None is off.
+        shed_after: shed load when waits stay above it; None is off.
+        connect_timeout, check_timeout, reset_timeout, close_timeout: deadlines of those steps.
+        name: the pool's name in messages.
+    """
+
+    min_size: int = 0
+    max_size: int = 10
+    acquire_timeout: float = 30.0
+    max_waiting: int = 0
+    max_lifetime: float | None = 3600.0
+    idle_timeout: float | None = 600.0
+    max_uses: int = 0
+    check: Literal["never", "idle", "always"] = "idle"
+    check_after: float = 30.0
+    reset: Literal["auto", "always", "never"] = "auto"
+    leak_after: float | None = None
+    shed_after: float | None = None
+    connect_timeout: float = 10.0
+    check_timeout: float = 5.0
+    reset_timeout: float = 5.0
+    close_timeout: float = 5.0
+    name: str = "pool"
+
+    def __post_init__(self) -> None:
+        count("min_size", self.min_size)
+        count("max_size", self.max_size, least=1)
+        count("max_waiting", self.max_waiting)
+        count("max_uses", self.max_uses)
+        for name in ("acquire", "connect", "check", "reset", "close"):
+            seconds(f"{name}_timeout", getattr(self, f"{name}_timeout"))
+        seconds("check_after", self.check_after)
+        for name in ("max_lifetime", "idle_timeout", "leak_after", "shed_after"):
+            seconds(name, getattr(self, name), optional=True)
+        choice("check", self.check, ("never", "idle", "always"))
+        choice("reset", self.reset, ("auto", "always", "never"))
+        if self.max_size < self.min_size:
+            raise ConfigurationError(
+                f"max_size={self.max_size} is below min_size={self.min_size}: "
+                f"raise max_size or lower min_size"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryPolicy:
+    """How often and how fast to try again: waits ``backoff * 2**n``, full jitter.
+
+    Attributes:
+        max_retries: tries after the first one.
+        backoff: seconds before the first retry, doubled each time.
+        max_backoff: the most seconds between two tries.
+        max_elapsed: no retry starts later than this many seconds after the first try; None is
+            no bound.
+        jitter: wait a random part of each pause, so that clients do not retry in step.
+    """
+
+    max_retries: int = 3
+    backoff: float = 0.1
+    max_backoff: float = 5.0
+    max_elapsed: float | None = 30.0
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        count("max_retries", self.max_retries)
+        seconds("backoff", self.backoff)
+        seconds("max_backoff", self.max_backoff)
+        seconds("max_elapsed", self.max_elapsed, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransactionOptions:
+    """What BEGIN asks for; None leaves the server's default.
+
+    Attributes:
+        isolation: one of the four names of the SQL standard.
+        read_only: the transaction may not write.
+        deferrable: PostgreSQL: wait for a snapshot that can never fail (with serializable, read only).
+        mode: SQLite's lock mode; None is ``"immediate"``, or ``"deferred"`` when ``read_only``.
+    """
+
+    isolation: Isolation | None = None
+    read_only: bool = False
+    deferrable: bool = False
+    mode: LockMode | None = None
+
+    def __post_init__(self) -> None:
+        if self.isolation is not None:
+            choice("isolation", self.isolation, get_args(Isolation))
+        if self.mode is not None:
+            choice("mode", self.mode, get_args(LockMode))
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing was asked for: a plain BEGIN serves."""
+        return self == _DEFAULT_TRANSACTION
+
+
+_DEFAULT_TRANSACTION = TransactionOptions()
+
+POOL_OPTION_NAMES = frozenset(field.name for field in fields(PoolOptions))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """What an engine does beyond pooling.
+
+    Attributes:
+        command_timeout: seconds for each statement that names no ``timeout`` itself; None is
+            no limit.
+        child_tasks: what a statement of a child task does while its parent's transaction is
+            open: ``"error"``, ``"own"`` or ``"share"``.
+        session_sql: statements run on each new connection.
+        on_connect: async callable, given each new `Connection`.
+        on_acquire: async callable, given the `Connection` before each loan.
+        on_release: async callable, given the `Connection` after each loan.
+        connection_factory: async callable that returns a raw driver connection.
+        connect_retry: how long to go on trying to open connections.
+    """
+
+    command_timeout: float | None = None
+    child_tasks: ChildTasks = "error"
+    session_sql: tuple[str, ...] = ()
+    on_connect: ConnectionHook | None = None
+    on_acquire: ConnectionHook | None = None
+    on_release: ConnectionHook | None = None
+    connection_factory: Callable[[], Awaitable[Any]] | None = None
+    connect_retry: RetryPolicy | None = None
+
+    def __post_init__(self) -> None:
+        seconds("command_timeout", self.command_timeout, optional=True)
+        choice("child_tasks", self.child_tasks, get_args(ChildTasks))
+        if isinstance(self.session_sql, str):
+            raise _refuse("session_sql", self.session_sql, "a list of statements")
+        object.__setattr__(self, "session_sql", tuple(self.session_sql))
+        for name in ("on_connect", "on_acquire", "on_release", "connection_factory"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                raise _refuse(name, getattr(self, name), "an async callable")
+        if not isinstance(self.connect_retry, RetryPolicy | None):
+            raise _refuse("connect_retry", self.connect_retry, "a RetryPolicy")
+
+
+ENGINE_OPTION_NAMES = frozenset(field.name for field in fields(EngineOptions))
