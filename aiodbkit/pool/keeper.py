@@ -1,0 +1,281 @@
+"""What takes time: opening, checking, cleaning and closing, each in a task of the pool.
+
+Each task has a deadline and ends in one of two events: a slot is ready for use, or capacity has
+become free. What follows from an event is decided by the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from aiodbkit.errors import CannotConnectError, InterfaceError
+from aiodbkit.options import PoolOptions
+from aiodbkit.pool.slot import Slot, SlotState
+from aiodbkit.pool.stats import Histogram
+
+__all__ = ["Keeper", "ResourceCalls"]
+
+R = TypeVar("R")
+
+logger = logging.getLogger("aiodbkit.pool")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourceCalls(Generic[R]):
+    """How to handle one kind of resource; see `Pool`."""
+
+    connect: Callable[[], Awaitable[R]]
+    close: Callable[[R], Awaitable[Any]] | None
+    ping: Callable[[R], Awaitable[Any]] | None
+    clean: Callable[[R], Awaitable[Any]] | None
+    prepare: Callable[[R], Awaitable[Any]] | None
+    is_dirty: Callable[[R], bool]
+    is_closed: Callable[[R], bool]
+    abort: Callable[[R], None] | None
+
+
+class _Events(Protocol[R]):
+    """What the pool is told; all of it synchronous."""
+
+    def slot_ready(self, slot: Slot[R], *, prepared: bool) -> None: ...
+    def capacity_freed(self) -> None: ...
+    def connected(self, slot: Slot[R], took: float) -> None: ...
+    def connect_failed(self, error: BaseException) -> None: ...
+    def check_failed(self) -> None: ...
+    def prepare_failed(self, error: Exception) -> None: ...
+    def note_failure(self, slot: Slot[Any], error: BaseException) -> None: ...
+    def give_back(self, slot: Slot[Any]) -> None: ...
+
+
+class Keeper(Generic[R]):
+    """Owns the slots and the tasks that work on them, from one `open` to the next."""
+
+    def __init__(
+        self,
+        name: str,
+        calls: ResourceCalls[R],
+        options: PoolOptions,
+        events: _Events[R],
+    ) -> None:
+        self._name = name
+        self._calls = calls
+        self._options = options
+        self._events = events
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._openings: set[asyncio.Task[Any]] = set()
+        self.slots: set[Slot[R]] = set()
+        self.counts = dict.fromkeys(SlotState, 0)  # exact for all but IDLE and LENT
+        self.emptied = asyncio.Event()
+        self.opened = self.closed = self.errors = 0
+        self.connect_times = Histogram()
+
+    @property
+    def busy(self) -> int:
+        """How many slots tasks of the pool are working on."""
+        counts = self.counts
+        return (
+            counts[SlotState.CONNECTING]
+            + counts[SlotState.CHECKING]
+            + counts[SlotState.CLEANING]
+            + counts[SlotState.CLOSING]
+        )
+
+    def move(self, slot: Slot[R], state: SlotState) -> None:
+        """Set a slot's state and keep the counts."""
+        self.counts[slot.state] -= 1
+        self.counts[state] += 1
+        slot.state = state
+
+    # Starting work
+
+    def open(self, *, report: bool = True) -> asyncio.Task[None]:
+        """Open a resource in a slot of its own. Without ``report`` the task raises instead."""
+        slot: Slot[R] = Slot(self._events)
+        self.slots.add(slot)
+        self.counts[SlotState.CONNECTING] += 1
+        task = self.spawn(self._open(slot, report=report), "connect")
+        self._openings.add(task)
+        task.add_done_callback(self._openings.discard)
+        return task
+
+    def check(self, slot: Slot[R], *, ping: bool = True) -> asyncio.Task[None]:
+        """Ping a slot, where asked for, and prepare it."""
+        self.move(slot, SlotState.CHECKING)
+        return self.spawn(self._check(slot, ping=ping), "check")
+
+    def mend(self, slot: Slot[R]) -> None:
+        """Clean a dirty slot; what cannot be cleaned is dropped."""
+        if self._calls.clean is None or self._calls.is_closed(slot.resource):
+            self.drop(slot)
+            self._events.capacity_freed()
+            return
+        self.move(slot, SlotState.CLEANING)
+        self.spawn(self._clean(slot, self._calls.clean), "clean")
+
+    def retire(self, slot: Slot[R]) -> None:
+        """Close a healthy resource politely; the slot counts until that is over."""
+        self.move(slot, SlotState.CLOSING)
+        self.spawn(self._close(slot), "close")
+
+    def drop(self, slot: Slot[R]) -> None:
+        """Let go of a resource at once, without I/O."""
+        if slot.state is SlotState.GONE:
+            return
+        was_closing = slot.state is SlotState.CLOSING
+        self._remove(slot)
+        self.closed += 1
+        if self._calls.abort is not None:
+            self._calls.abort(slot.resource)
+        elif not was_closing:
+            # It knows only a polite close; no slot waits for it.
+            self.spawn(self._close_politely(slot.resource), "close")
+
+    def cancel_openings(self) -> None:
+        """Give up what is being opened."""
+        for task in self._openings:
+            task.cancel()
+
+    async def cancel_all(self) -> None:
+        """End all tasks."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        """Run ``work`` in a task of the pool, by default in an empty context: in no one's scope."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work, name=f"aiodbkit-{name}", context=context or Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for the task has it; nobody may be left to
+
+    # The work
+
+    async def _open(self, slot: Slot[R], *, report: bool) -> None:
+        began = monotonic()
+        try:
+            slot.resource = await self._connect_in_time()
+        except BaseException as error:
+            self.errors += 1
+            self._remove(slot)
+            if not report or isinstance(error, asyncio.CancelledError):
+                raise
+            self._events.connect_failed(error)
+            return
+        took = monotonic() - began
+        self.opened += 1
+        self.connect_times.add(took)
+        self._events.connected(slot, took)
+        self._events.slot_ready(slot, prepared=False)
+
+    async def _connect_in_time(self) -> R:
+        limit = self._options.connect_timeout
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                return await self._calls.connect()
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise CannotConnectError(
+                f"{self._name}: no connection within connect_timeout={limit:g} s: the server "
+                "does not answer; check host, port and firewall, or raise connect_timeout"
+            ) from error
+
+    async def _check(self, slot: Slot[R], *, ping: bool) -> None:
+        try:
+            async with asyncio.timeout(self._options.check_timeout):
+                if ping and self._calls.ping is not None:
+                    await self._ping(slot.resource)
+        except BaseException as error:
+            self.errors += 1
+            logger.info("%s: an idle connection was dead: %r", self._name, error)
+            self.drop(slot)
+            self._events.check_failed()
+            if not isinstance(error, Exception):
+                raise
+            return
+        await self._prepare(slot)
+
+    async def _ping(self, resource: R) -> None:
+        assert self._calls.ping is not None
+        if await self._calls.ping(resource) is False:
+            raise InterfaceError("ping() returned False")
+
+    async def _prepare(self, slot: Slot[R]) -> None:
+        """Run the user's hook; what it raises belongs to a user."""
+        try:
+            if self._calls.prepare is not None:
+                async with asyncio.timeout(self._options.check_timeout):
+                    await self._calls.prepare(slot.resource)
+        except BaseException as error:
+            self.errors += 1
+            self.drop(slot)
+            if not isinstance(error, Exception):
+                self._events.capacity_freed()
+                raise
+            self._events.prepare_failed(error)
+            return
+        self._events.slot_ready(slot, prepared=True)
+
+    async def _clean(self, slot: Slot[R], clean: Callable[[R], Awaitable[Any]]) -> None:
+        try:
+            async with asyncio.timeout(self._options.reset_timeout):
+                await clean(slot.resource)
+        except BaseException as error:
+            self.errors += 1
+            logger.info("%s: a connection could not be cleaned: %r", self._name, error)
+            self.drop(slot)
+            self._events.capacity_freed()
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._events.slot_ready(slot, prepared=False)
+
+    async def _close(self, slot: Slot[R]) -> None:
+        try:
+            await self._close_politely(slot.resource)
+        finally:
+            self.drop(slot)
+            self._events.capacity_freed()
+
+    async def _close_politely(self, resource: R) -> None:
+        if self._calls.close is None:
+            return
+        try:
+            async with asyncio.timeout(self._options.close_timeout):
+                await self._calls.close(resource)
+        except Exception as error:
+            logger.info("%s: a connection was not closed politely: %r", self._name, error)
+
+    def _remove(self, slot: Slot[R]) -> None:
+        self.move(slot, SlotState.GONE)
+        self.slots.discard(slot)
+        if not self.slots:
+            self.emptied.set()
+
+    async def wait_until_empty(self, timeout: float) -> None:
+        """Return when no slot is left, or after ``timeout`` seconds."""
+        if not self.slots:
+            return
+        self.emptied.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.emptied.wait()
+        except TimeoutError:
+            pass

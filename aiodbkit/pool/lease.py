@@ -1,0 +1,119 @@
+"""What a caller holds: a lease is good for one acquire, and refused after its release."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aiodbkit.errors import InterfaceError
+
+from aiodbkit.pool.slot import Slot, SlotState
+
+if TYPE_CHECKING:
+    from aiodbkit.pool.core import Pool
+
+__all__ = ["Acquire", "Lease"]
+
+R = TypeVar("R")
+L = TypeVar("L", bound="Lease[Any]")
+
+
+class Lease(Generic[R]):
+    """One borrowing of one resource.
+
+    A lease is its own generation: each acquire makes a new one, so one that was released can
+    never reach the resource again, even when the same slot has been lent to somebody else.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "_slot")
+
+    def __init__(self, pool: Pool[R, Any], slot: Slot[R]) -> None:
+        self._pool = pool
+        self._slot: Slot[R] | None = slot
+
+    @property
+    def resource(self) -> R:
+        """The pooled resource. InterfaceError once the lease has been released."""
+        if self._has_ended:
+            raise self._refusal("used")
+        assert self._slot is not None
+        return self._slot.resource
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether it was released, or cut by the pool's close()."""
+        slot = self._slot
+        return slot is None or slot.state is SlotState.GONE
+
+    def _refusal(self, what: str) -> InterfaceError:
+        if self._slot is None:
+            cure = "take another one; do not keep a connection beyond its block"
+        else:
+            cure = "the pool was closed while it was in use: release before closing the pool"
+        how = "released" if self._slot is None else "cut"
+        return InterfaceError(f"this connection was {what} after it was {how}: {cure}")
+
+    def _end(self) -> Slot[R]:
+        """Part lease and slot, for good."""
+        slot = self._slot
+        if slot is None:
+            raise InterfaceError(
+                "this connection was released twice: leave it to the `async with` block, "
+                "or call release() once"
+            )
+        self._slot = None
+        return slot
+
+    def _release(self) -> None:
+        """Give the slot back, at once. InterfaceError the second time."""
+        self._pool.give_back(self._end())
+
+    def _leave(self) -> None:
+        """Release at the end of a block, unless that was done already."""
+        if self._slot is not None:
+            self._release()
+
+    def __del__(self) -> None:
+        if getattr(self, "_slot", None) is None:
+            return
+        warnings.warn(
+            f"a connection of {self._pool.name!r} was never released; "
+            "use `async with pool.acquire() as connection:`",
+            ResourceWarning,
+            stacklevel=1,
+            source=self,
+        )
+        self._pool.reclaim(self._end())
+
+
+class Acquire(Generic[L]):
+    """What `Pool.acquire` returns: await it, or use it as a context manager."""
+
+    __slots__ = ("_lease", "_pool", "_timeout")
+
+    def __init__(self, pool: Pool[Any, L], timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._lease: L | None = None
+
+    def __await__(self) -> Generator[Any, None, L]:
+        return self._pool._borrow(self._timeout).__await__()
+
+    async def __aenter__(self) -> L:
+        if self._lease is not None:
+            raise InterfaceError("this acquire() is already in use: call acquire() for each block")
+        self._lease = await self._pool._borrow(self._timeout)
+        return self._lease
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # No await: a cancelled caller gives the slot back all the same.
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease._leave()

@@ -1,0 +1,65 @@
+"""What the pool says about itself in messages: names, numbers, who holds what, the cure."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from aiodbkit.errors import PoolTimeoutError
+
+if TYPE_CHECKING:
+    from aiodbkit.pool.core import Pool
+    from aiodbkit.pool.waiters import Waiter
+
+__all__ = ["holders", "overloaded", "sizes", "timed_out"]
+
+_MOST_NAMED = 5
+
+
+def sizes(pool: Pool[Any, Any]) -> str:
+    """Return how many connections are where."""
+    stats = pool.stats()
+    return (
+        f"{stats.in_use} of {stats.max_size} in use, {stats.idle} idle, {stats.waiting} waiting"
+    )
+
+
+def holders(pool: Pool[Any, Any]) -> str:
+    """Return which tasks hold connections, and for how long."""
+    now = monotonic()
+    lent = pool.lent()
+    if not lent:
+        return "none is in use"
+    named = [f"{_name(slot.holder)} for {now - slot.since:.1f} s" for slot in lent[:_MOST_NAMED]]
+    more = len(lent) - len(named)
+    return "held by " + ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _name(task: asyncio.Task[Any] | None) -> str:
+    return f"task {task.get_name()!r}" if task is not None else "code outside any task"
+
+
+def overloaded(pool: Pool[Any, Any], limit: int) -> str:
+    """Return the text of a `PoolOverloadedError`."""
+    return (
+        f"{pool.name} is overloaded: max_waiting={limit} callers wait already; {sizes(pool)}; "
+        f"{holders(pool)}. Try again later, or raise max_size or max_waiting"
+    )
+
+
+def timed_out(
+    pool: Pool[Any, Any], waiter: Waiter[Any], failure: BaseException | None
+) -> PoolTimeoutError:
+    """Return the error of a caller that waited in vain."""
+    waited = monotonic() - waiter.since
+    text = f"{pool.name}: no connection within {waited:.2f} s: {sizes(pool)}; {holders(pool)}. "
+    if waiter.task is not None and any(slot.holder is waiter.task for slot in pool.lent()):
+        text += "This task waits for a second connection while it holds one itself. "
+    if failure is not None:
+        text += f"The latest attempt to connect failed: {failure}"
+    else:
+        text += "Hold connections for less time, or raise max_size or acquire_timeout"
+    error = PoolTimeoutError(text)
+    error.__cause__ = failure
+    return error

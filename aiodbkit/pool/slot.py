@@ -1,0 +1,83 @@
+"""One place in the pool, and the resource that fills it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+__all__ = ["Slot", "SlotState"]
+
+R = TypeVar("R")
+
+
+class SlotState(Enum):
+    """Where a slot is. `Keeper.move` sets it, and the two lines of the warm path in `Pool`."""
+
+    CONNECTING = auto()  # a task of the pool is opening it
+    IDLE = auto()  # on the stack, ready
+    CHECKING = auto()  # a task of the pool is pinging or preparing it for a waiter
+    LENT = auto()  # in a caller's hands
+    CLEANING = auto()  # a task of the pool is undoing what the last caller did
+    CLOSING = auto()  # a task of the pool is closing it
+    GONE = auto()  # no longer in the pool
+
+
+class _Owner(Protocol):
+    def note_failure(self, slot: Slot[Any], error: BaseException) -> None: ...
+    def give_back(self, slot: Slot[Any]) -> None: ...
+
+
+class Slot(Generic[R]):
+    """A place that counts against ``max_size`` from the start of connecting to the end of closing.
+
+    As a context manager it is one use of the resource: the warm path makes no lease.
+
+    Attributes:
+        resource: what `connect` returned; None while CONNECTING.
+        since: monotonic time at which the slot was lent, or became idle.
+        fresh_until: monotonic time until which an idle slot may be lent without a look at it:
+            the earlier of the next check and the end of its life.
+        expires_at: monotonic time after which it is not lent again; 0.0 is at once.
+        holder: the task that took it, for messages.
+        uses: how often it was lent.
+    """
+
+    __slots__ = (
+        "_owner",
+        "expires_at",
+        "fresh_until",
+        "holder",
+        "resource",
+        "since",
+        "state",
+        "uses",
+    )
+
+    resource: R
+
+    def __init__(self, owner: _Owner) -> None:
+        self._owner = owner
+        self.state = SlotState.CONNECTING
+        self.since = 0.0
+        self.fresh_until = 0.0
+        self.expires_at = 0.0
+        self.holder: asyncio.Task[Any] | None = None
+        self.uses = 0
+
+    def __enter__(self) -> R:
+        return self.resource
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            self._owner.note_failure(self, exc)
+        self._owner.give_back(self)
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.state.name.lower()} uses={self.uses}>"
