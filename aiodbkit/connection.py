@@ -1,0 +1,346 @@
+"""A borrowed connection: the verbs over one driver connection, for as long as it is held."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from contextvars import Context
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from aiodbkit.driver import Capabilities, DriverConnection, Params
+from aiodbkit.errors import ConnectionLostError, Error, InterfaceError, TransactionScopeError
+from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
+from aiodbkit.pool import Lease, Slot
+from aiodbkit.stream import Stream
+from aiodbkit.transaction import Transaction
+from aiodbkit.turns import Turns
+from aiodbkit.verbs import Verbs
+
+if TYPE_CHECKING:
+    from aiodbkit.blocks import TransactionBlock
+    from aiodbkit.engine import Engine
+
+__all__ = ["Connection"]
+
+
+class Connection(Lease[DriverConnection], Verbs):
+    """One connection of an engine, good until its block ends or it is released.
+
+    Statements of several tasks take turns on it, in the order in which they came.
+    """
+
+    __slots__ = (
+        "_command_timeout",
+        "_driver",
+        "_engine",
+        "_innermost",
+        "_late_slot",
+        "_litter",
+        "_reader",
+        "_reader_task",
+        "_turn",
+        "_turns",
+    )
+
+    def __init__(self, engine: Engine, slot: Slot[DriverConnection]) -> None:
+        super().__init__(engine.pool, slot)
+        self._engine = engine
+        self._driver = slot.resource
+        self._command_timeout = engine.options.command_timeout
+        self._innermost: Transaction | None = None
+        self._turns = Turns()
+        self._turn = _Turn(self)
+        self._reader: weakref.ref[Stream[Any]] | None = None  # keeps the turn until it is closed
+        self._reader_task: asyncio.Task[Any] | None = None
+        self._litter: list[Callable[[], Awaitable[None]]] = []  # what dropped streams left open
+        self._late_slot: Slot[DriverConnection] | None = None  # released while a turn was taken
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "in transaction" if self.in_transaction else "open"
+        return f"<Connection of {self._pool.name}: {state}>"
+
+    # What it is
+
+    @property
+    def raw(self) -> Any:
+        """The driver's own connection; InterfaceError after the release.
+
+        What is done with it is not known to aiodbkit: the session is fully reset at release.
+        """
+        return self.resource.expose()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it can no longer be used: released, cut or lost."""
+        return self._has_ended or self._driver.is_closed
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on it."""
+        if self._has_ended:
+            return False
+        return self._transaction is not None or self._driver.in_transaction
+
+    @property
+    def _transaction(self) -> Transaction | None:
+        """The innermost transaction that takes statements, or None."""
+        innermost = self._innermost
+        if innermost is None or self._has_ended or not innermost.is_active:
+            return None
+        return innermost
+
+    @property
+    def _transaction_lost(self) -> BaseException | None:
+        return self._driver.transaction_lost
+
+    # Turns: one statement at a time, whoever asks
+
+    def _use(self) -> AbstractContextManager[DriverConnection] | None:
+        if self._has_ended:
+            raise self._refusal("used")
+        if self._turns.taken or self._litter or self._driver.suspect:
+            return None
+        if self._innermost is not None:
+            self._innermost.refuse_unless_active()
+        self._turns.taken = True
+        return self._turn
+
+    async def _wait(self) -> AbstractContextManager[DriverConnection]:
+        await self._take_turn()
+        try:
+            await self._tidy()
+            # All may have changed while this task stood in line.
+            if self._innermost is not None:
+                self._innermost.refuse_unless_active()
+        except BaseException:
+            self._pass_turn_on()
+            raise
+        return self._turn
+
+    def _control(self) -> _Control:
+        """A turn for the end of a transaction: also in one that takes no more statements."""
+        return _Control(self)
+
+    async def _take_turn(self) -> None:
+        if self._reader is not None and self._reader_task is asyncio.current_task():
+            raise InterfaceError(
+                "this connection is busy with a result that this same task is reading: finish "
+                "it first, or use another connection (db.execution_context(transaction=False))"
+            )
+        await self._turns.take()
+
+    def _pass_turn_on(self) -> None:
+        self._turns.pass_on()
+        if self._late_slot is not None and not self._turns.taken:
+            slot, self._late_slot = self._late_slot, None
+            self._pool.give_back(slot)
+
+    def _keep_turn(self, stream: Stream[Any]) -> None:
+        self._reader = weakref.ref(stream)
+        self._reader_task = asyncio.current_task()
+
+    def _return_turn(self) -> None:
+        self._reader = self._reader_task = None
+        self._pass_turn_on()
+
+    def _cut_stream(self) -> None:
+        stream = self._reader() if self._reader is not None else None
+        if stream is not None:
+            stream.cut()
+
+    async def _tidy(self) -> None:
+        """Bring the connection back in step after an interrupted statement or dropped stream."""
+        if self._driver.suspect:
+            await self._recover()
+        while self._litter:
+            await self._litter.pop()()
+
+    async def _recover(self) -> None:
+        """Wait until the interrupted statement has ended, with a deadline, in a task of the pool.
+
+        A caller that is cancelled meanwhile leaves the connection suspect, for the next one.
+        """
+        limit = self._pool.options.reset_timeout
+        task = self._spawn(_within(limit, self._driver.recover()), "recover")
+        try:
+            await asyncio.shield(task)
+        except TimeoutError as error:
+            self._driver.abort()
+            raise ConnectionLostError(
+                f"after an interrupted statement the connection gave no answer within "
+                f"reset_timeout={limit:g} s, and was closed"
+            ) from error
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Only an `Error` says that the connection is still in step with the server."""
+        if not isinstance(error, Error):
+            self._driver.suspect = True
+
+    def _spawn(
+        self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        return self._pool.spawn(work, name, context)
+
+    # Giving it back
+
+    def _end(self) -> Slot[DriverConnection]:
+        slot = super()._end()
+        self._cut_stream()
+        if self._litter:
+            # A cursor is still open: whoever cleans the connection must close it.
+            self._driver.suspect = True
+        return slot
+
+    def _release(self) -> None:
+        """Give it back without awaiting, whatever is still going on.
+
+        A statement of another task, or a COMMIT that its cancelled caller left behind, is let
+        finish before the connection goes to anybody else.
+        """
+        slot = self._end()
+        if self._turns.taken:
+            self._late_slot = slot
+        else:
+            self._pool.give_back(slot)
+
+    # Transactions
+
+    def transaction(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+        mode: LockMode | None = None,
+        force_rollback: bool = False,
+        child_tasks: ChildTasks | None = None,
+    ) -> TransactionBlock:
+        """Open a transaction on this connection; see `Engine.transaction`."""
+        return self._engine._transaction_block(
+            TransactionOptions(
+                isolation=isolation, read_only=read_only, deferrable=deferrable, mode=mode
+            ),
+            force_rollback=force_rollback,
+            child_tasks=child_tasks,
+            connection=self,
+        )
+
+    async def begin(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+        mode: LockMode | None = None,
+    ) -> None:
+        """Begin a transaction by hand; `commit` or `rollback` ends it.
+
+        Raises:
+            TransactionScopeError: one is open already.
+        """
+        if self._innermost is not None:
+            raise TransactionScopeError(
+                "begin(): a transaction is open on this connection; use transaction() to nest one"
+            )
+        options = TransactionOptions(
+            isolation=isolation, read_only=read_only, deferrable=deferrable, mode=mode
+        )
+        await Transaction(self, options, self._engine.options.child_tasks, by_hand=True).begin()
+
+    async def commit(self) -> None:
+        """Commit what `begin` began."""
+        await self._finish_by_hand("commit", commit=True)
+
+    async def rollback(self) -> None:
+        """Roll back what `begin` began."""
+        await self._finish_by_hand("rollback", commit=False)
+
+    async def _finish_by_hand(self, call: str, *, commit: bool) -> None:
+        if self._has_ended:
+            raise self._refusal("used")
+        transaction = self._innermost
+        if transaction is None:
+            raise TransactionScopeError(f"{call}(): begin() has not been called on this connection")
+        if not transaction.by_hand:
+            raise TransactionScopeError(
+                f"{call}(): a transaction block is open on this connection and ends by itself; "
+                "to roll back early use the rollback() of its transaction"
+            )
+        try:
+            await transaction.finish(commit=commit)
+        finally:
+            transaction.leave()
+        await transaction.run_hooks()
+
+    def _stream(
+        self, sql: str, params: Params, into: Any, batch_size: int, timeout: float | None
+    ) -> Stream[Any]:
+        return Stream(self, sql, params, into, batch_size, timeout)
+
+    async def _connection_for_stream(self) -> tuple[Connection, bool]:
+        return self, False
+
+    @property
+    def _capabilities(self) -> Capabilities:
+        return self._engine.capabilities
+
+
+class _Turn:
+    """One statement's turn on a connection: made once, entered for each statement."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> DriverConnection:
+        return self._connection._driver
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            self._connection._note_failure(exc)
+        if self._connection._reader is None:
+            self._connection._pass_turn_on()
+
+
+class _Control:
+    """`async with connection._control() as driver:` takes a turn in any state of a transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def __aenter__(self) -> DriverConnection:
+        connection = self._connection
+        connection._cut_stream()
+        await connection._take_turn()
+        try:
+            await connection._tidy()
+        except ConnectionLostError:
+            pass  # the statement that follows says so, or finds that there is nothing to undo
+        except BaseException:
+            connection._pass_turn_on()
+            raise
+        return connection._driver
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connection._turn.__exit__(exc_type, exc, traceback)
+
+
+async def _within(limit: float, work: Awaitable[Any]) -> None:
+    async with asyncio.timeout(limit):
+        await work

@@ -1,0 +1,112 @@
+"""Task-local state: which task is using which connection of which engine.
+
+A scope is found through a context variable, which a child task inherits, and belongs to the task
+that opened it, which a child task is not. So a child is never handed its parent's connection by
+accident, and we know that it is a child: if its parent is in a transaction, it is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from aiodbkit.errors import TransactionScopeError
+from aiodbkit.options import ChildTasks
+
+if TYPE_CHECKING:
+    from aiodbkit.connection import Connection
+
+__all__ = ["Scope", "current_connection", "find_scope"]
+
+# Engine -> its innermost scope. The mapping is replaced, never changed: contexts share it.
+_scopes: ContextVar[dict[Any, Scope]] = ContextVar("aiodbkit_scopes", default={})  # noqa: B039
+
+
+class Scope:
+    """One task's hold on one connection, from `enter` to `leave`."""
+
+    __slots__ = ("_engine", "_mapping", "_outer", "_previous", "connection", "ended", "owner")
+
+    def __init__(self, engine: Any, connection: Connection) -> None:
+        self._engine = engine
+        self.connection = connection
+        self.owner = asyncio.current_task()
+        self.ended = False
+
+    def enter(self) -> None:
+        """Make this the current scope of its engine, in this context."""
+        self._previous = _scopes.get()
+        self._outer = self._previous.get(self._engine)
+        self._mapping = {**self._previous, self._engine: self}
+        _scopes.set(self._mapping)
+
+    def leave(self) -> None:
+        """End the scope, for this task and for every child that inherited it."""
+        self.ended = True
+        # A generator may be finalised in another context, whose scopes are not ours to change.
+        if _scopes.get() is self._mapping:
+            _scopes.set(self._previous)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it belongs to the running task."""
+        return self.owner is asyncio.current_task()
+
+    @property
+    def outer(self) -> Scope | None:
+        """The scope of the same engine around this one."""
+        return self._outer
+
+
+def find_scope(engine: Any) -> Scope | None:
+    """Return the innermost scope of ``engine`` that has not ended, the task's own or inherited."""
+    scope = _scopes.get().get(engine)
+    while scope is not None and scope.ended:
+        scope = scope.outer
+    return scope
+
+
+def current_connection(engine: Any) -> Connection | None:
+    """Return the connection that this task's statements belong on, or None to take one.
+
+    Raises:
+        TransactionScopeError: this is a child task, and its parent's transaction is open.
+    """
+    scopes = _scopes.get()
+    if not scopes or engine not in scopes:
+        return None
+    scope = find_scope(engine)
+    if scope is None:
+        return None
+    if scope.is_own:
+        return scope.connection
+    return _for_child(scope)
+
+
+def _for_child(scope: Scope | None) -> Connection | None:
+    """Decide for a task that inherited the scope: refuse, share, or None for its own."""
+    while scope is not None:
+        transaction = None if scope.ended else scope.connection._transaction
+        if transaction is not None:
+            mode: ChildTasks = transaction.child_tasks
+            if mode == "share":
+                return scope.connection
+            if mode == "error":
+                raise _refusal(scope)
+        scope = scope.outer
+    return None
+
+
+def _refusal(scope: Scope) -> TransactionScopeError:
+    child = asyncio.current_task()
+    name = child.get_name() if child is not None else "this code"
+    owner = scope.owner.get_name() if scope.owner is not None else "its parent"
+    return TransactionScopeError(
+        f"task {name!r} was started inside an open transaction of task {owner!r}, so it is not "
+        'clear whether its statements belong to it. Say which: child_tasks="own" on '
+        "transaction() or the engine (a connection of its own, outside the transaction), "
+        'child_tasks="share" (the same connection, in turns), or hand the connection over and '
+        "call its methods. (asyncio.wait_for starts a task on Python 3.11: use "
+        "asyncio.timeout() or timeout= instead.)"
+    )

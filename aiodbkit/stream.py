@@ -1,0 +1,229 @@
+"""Rows of one statement, one at a time, over a server-side cursor: constant memory.
+
+Where nothing else can run while the cursor is open (an unbuffered MySQL result, or a cursor that
+has to keep a transaction of its own open), the stream keeps its connection's turn until it is
+closed; elsewhere it takes a turn for each batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from enum import Enum, auto
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aiodbkit.driver import DriverConnection, DriverCursor, Fetched, Params
+from aiodbkit.errors import InterfaceError
+from aiodbkit.options import TransactionOptions
+from aiodbkit.rows import converter, make_rows
+
+if TYPE_CHECKING:
+    from aiodbkit.connection import Connection
+    from aiodbkit.engine import Engine
+
+__all__ = ["Stream"]
+
+T = TypeVar("T")
+
+
+class StreamState(Enum):
+    NEW = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Stream(Generic[T]):
+    """What `iterate` returns: an async iterator, and a context manager that closes it.
+
+    An `async for` that is left early closes the stream when it is dropped; in an `async with`
+    the end of the block does.
+    """
+
+    def __init__(
+        self,
+        source: Engine | Connection,
+        sql: str,
+        params: Params,
+        into: Any,
+        batch_size: int,
+        timeout: float | None,
+    ) -> None:
+        self._source = source
+        self._sql = sql
+        self._params = params
+        self._into = into
+        self._batch_size = batch_size
+        self._timeout = timeout
+        self._state = StreamState.NEW
+        self._rows: Iterator[T] = iter(())
+        self._connection: Connection | None = None
+        self._owned = False  # taken from the pool for this stream alone
+        self._keeps_turn = False
+        self._closing = _Closing()
+        self._fetching = False
+        self._is_cut = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __aiter__(self) -> Stream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        for row in self._rows:
+            return row
+        await self._fetch()
+        for row in self._rows:
+            return row
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Stream[T]:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the cursor and give the connection back. Safe to call again."""
+        connection = self._connection
+        if self._state is not StreamState.OPEN or connection is None:
+            self._state = StreamState.CLOSED
+            return
+        self._state = StreamState.CLOSED
+        self._rows = iter(())
+        try:
+            if self._keeps_turn:
+                await self._closing()
+            else:
+                with connection._use() or await connection._wait():
+                    await self._closing()
+        except BaseException as error:
+            connection._note_failure(error)
+            connection._litter.append(self._closing)
+            raise
+        finally:
+            self._let_go()
+
+    # Fetching
+
+    async def _fetch(self) -> None:
+        if self._is_cut:
+            raise InterfaceError(
+                "this result can no longer be read: the transaction or the connection block "
+                "that it belongs to has ended; read it to its end inside the block"
+            )
+        if self._state is StreamState.CLOSED:
+            return
+        try:
+            if self._state is StreamState.NEW:
+                await self._open()
+            columns, rows = await self._next_batch()
+        except BaseException:
+            self._abandon()
+            raise
+        if not rows:
+            self._rows = iter(())
+        elif self._into is None:
+            self._rows = iter(make_rows(columns, rows))  # type: ignore[arg-type]
+        else:
+            self._rows = map(converter(self._into, columns), rows)
+
+    async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        connection, self._owned = await self._source._connection_for_stream()
+        self._connection = connection
+        self._state = StreamState.OPEN
+        can = connection._capabilities
+        closing = self._closing
+        with connection._use() or await connection._wait() as driver:
+            closing.driver = driver
+            if can.cursor_needs_transaction and not driver.in_transaction:
+                await driver.begin(TransactionOptions())
+                closing.ends_transaction = True
+            closing.cursor = await driver.open_cursor(
+                self._sql, self._params, self._timeout, self._batch_size
+            )
+            if self._owned or closing.ends_transaction or can.cursor_is_exclusive:
+                connection._keep_turn(self)
+                self._keeps_turn = True
+
+    async def _next_batch(self) -> Fetched:
+        connection, cursor = self._connection, self._closing.cursor
+        assert connection is not None
+        assert cursor is not None
+        if not self._keeps_turn:
+            with connection._use() or await connection._wait():
+                return await cursor.fetch()
+        self._fetching = True
+        try:
+            return await cursor.fetch()
+        except BaseException as error:
+            connection._note_failure(error)
+            raise
+        finally:
+            self._fetching = False
+            if self._is_cut:
+                self._abandon()
+
+    # Letting go
+
+    def _let_go(self) -> None:
+        """Give back turn and connection, without awaiting."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._keeps_turn:
+            self._keeps_turn = False
+            connection._return_turn()
+        if self._owned:
+            connection._leave()
+
+    def _abandon(self) -> None:
+        """Let go of an open cursor without awaiting: the connection's next user closes it."""
+        self._state = StreamState.CLOSED
+        self._rows = iter(())
+        if self._connection is not None and self._closing.has_work:
+            self._connection._litter.append(self._closing)
+        self._let_go()
+
+    def cut(self) -> None:
+        """The connection is needed: its transaction, or its block, ends while rows are left."""
+        self._is_cut = True
+        if not self._fetching:
+            self._abandon()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) is not StreamState.OPEN or self._loop is None:
+            return
+        if asyncio._get_running_loop() is self._loop:
+            self._abandon()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._abandon)
+
+
+class _Closing:
+    """What ends a cursor at the server. Kept apart from the stream, which may be dropped first."""
+
+    __slots__ = ("cursor", "driver", "ends_transaction")
+
+    def __init__(self) -> None:
+        self.driver: DriverConnection | None = None
+        self.cursor: DriverCursor | None = None
+        self.ends_transaction = False
+
+    @property
+    def has_work(self) -> bool:
+        return self.cursor is not None or self.ends_transaction
+
+    async def __call__(self) -> None:
+        if self.cursor is not None:
+            await self.cursor.close()
+            self.cursor = None
+        if self.ends_transaction and self.driver is not None:
+            await self.driver.commit()
+            self.ends_transaction = False

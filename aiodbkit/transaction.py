@@ -1,0 +1,314 @@
+"""Transactions: scopes, savepoints inside them, and what runs when they have ended.
+
+A state changes only after the database has answered. COMMIT and ROLLBACK run in a task of the
+pool: a caller that is cancelled meanwhile does not tear them apart, hooks run exactly if the
+commit took effect, and the connection is lent again only after they have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from contextvars import copy_context
+from enum import Enum, auto
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from aiodbkit.errors import (
+    CommitUnknownError,
+    ConnectionLostError,
+    Error,
+    InternalError,
+    TransactionScopeError,
+)
+from aiodbkit.options import ChildTasks, TransactionOptions
+
+if TYPE_CHECKING:
+    from aiodbkit.connection import Connection
+    from aiodbkit.driver import DriverConnection
+
+__all__ = ["Hook", "Transaction", "TransactionState"]
+
+logger = logging.getLogger("aiodbkit.transaction")
+
+Hook = Callable[[], Any]
+
+
+class TransactionState(Enum):
+    """Where a transaction is."""
+
+    NEW = auto()
+    ACTIVE = auto()
+    COMMITTED = auto()  # for a nested one: its savepoint was released
+    ROLLED_BACK = auto()
+    LOST = auto()  # the connection broke; for a commit, the outcome is unknown
+
+
+class Transaction:
+    """One scope: the outermost is a transaction of the database, those inside are savepoints."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        options: TransactionOptions,
+        child_tasks: ChildTasks,
+        *,
+        by_hand: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._options = options
+        self._parent = connection._innermost
+        self._root: Transaction = self._parent._root if self._parent else self
+        self._depth: int = self._parent._depth + 1 if self._parent else 0
+        self._doom: BaseException | None = None  # on the root: why it can only be rolled back
+        self._commit_hooks: list[Hook] = []
+        self._rollback_hooks: list[Hook] = []
+        self._due: list[Hook] = []
+        self.child_tasks = child_tasks
+        self.by_hand = by_hand
+        self.state = TransactionState.NEW
+
+    def __repr__(self) -> str:
+        kind = "savepoint" if self._parent else "transaction"
+        return f"<Transaction {kind} {self.state.name.lower()}>"
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it runs on."""
+        return self._connection
+
+    @property
+    def is_active(self) -> bool:
+        """Whether statements can still be run in it."""
+        return self.state is TransactionState.ACTIVE and self._reason_lost() is None
+
+    def on_commit(self, hook: Hook) -> None:
+        """Call ``hook``, sync or async, after the outermost commit; never after a rollback.
+
+        All hooks run, in order, when the connection has been given back. An error of a hook is
+        raised after the others have run; the commit stands.
+        """
+        self._commit_hooks.append(hook)
+
+    def on_rollback(self, hook: Hook) -> None:
+        """Call ``hook``, sync or async, after this scope or one around it was rolled back."""
+        self._rollback_hooks.append(hook)
+
+    async def rollback(self) -> None:
+        """Roll this scope back now, and end it: statements in the rest of its block are refused."""
+        self._refuse_unless_innermost("rollback()")
+        await self.finish(commit=False)
+        await self.run_hooks()
+
+    # For scopes and connections
+
+    async def begin(self) -> None:
+        """Send BEGIN, or SAVEPOINT."""
+        if self._parent is not None:
+            self._refuse_other_options()
+        with self._connection._use() or await self._connection._wait() as driver:
+            if self._parent is not None:
+                await self._savepoint(driver)
+            elif driver.in_transaction:
+                raise TransactionScopeError(
+                    "a transaction that was begun by an SQL statement is still open on this "
+                    "connection: use transaction() or begin() for it, so that its end is known"
+                )
+            else:
+                await driver.begin(self._options)
+        self.state = TransactionState.ACTIVE
+        self._connection._innermost = self
+
+    async def finish(self, *, commit: bool) -> None:
+        """End the scope in the database. Cancelled, the outermost goes on ending by itself."""
+        if self.state is not TransactionState.ACTIVE:
+            return
+        if self._parent is not None:
+            await self._finish_savepoint(self._parent, commit=commit)
+            return
+        work = self._connection._spawn(self._finish_outermost(commit=commit), "finish")
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.done():
+                work.add_done_callback(self._run_hooks_alone)
+            raise
+
+    def leave(self) -> None:
+        """Make the scope around this one the connection's current one again."""
+        if self._connection._innermost is self:
+            self._connection._innermost = self._parent
+
+    def refuse_unless_active(self) -> None:
+        """Raise for a statement in a scope that has ended or is lost.
+
+        Raises:
+            TransactionScopeError: it was rolled back on purpose.
+            InternalError, ConnectionLostError: it is gone.
+        """
+        lost = self._reason_lost()
+        if self.state is TransactionState.ACTIVE and lost is None:
+            return
+        if lost is None:
+            ended = self.state.name.lower().replace("_", " ")
+            raise TransactionScopeError(
+                f"this transaction has been {ended}: its block takes no more statements; "
+                "leave the block first"
+            )
+        raise self._gone("the statement was not sent", lost)
+
+    async def run_hooks(self) -> None:
+        """Run what has become due, all of it; then raise the first error there was."""
+        due, self._due = self._due, []
+        failure: BaseException | None = None
+        for hook in due:
+            try:
+                result = hook()
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                error.add_note(f"raised by a hook after the transaction: {self.state.name.lower()}")
+                if failure is not None:
+                    logger.error("a hook failed after another had failed", exc_info=error)
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    # Ending
+
+    async def _finish_outermost(self, *, commit: bool) -> None:
+        async with self._connection._control() as driver:
+            lost = self._reason_lost()
+            if not commit or lost is not None:
+                await self._roll_back(driver)
+                if commit and lost is not None:
+                    raise self._gone("it was rolled back, nothing was committed", lost)
+                return
+            if not driver.in_transaction:
+                self._ended(TransactionState.ROLLED_BACK)
+                raise TransactionScopeError(
+                    "the transaction was ended inside its block by an SQL statement (COMMIT or "
+                    "ROLLBACK): leave that to the block, or use begin(), commit() and rollback()"
+                )
+            await self._commit(driver)
+
+    async def _commit(self, driver: DriverConnection) -> None:
+        try:
+            await driver.commit()
+        except CommitUnknownError:
+            self.state = TransactionState.LOST
+            raise
+        except Error:
+            await self._roll_back(driver)
+            raise
+        except BaseException:
+            self.state = TransactionState.LOST
+            raise
+        self._ended(TransactionState.COMMITTED)
+
+    async def _roll_back(self, driver: DriverConnection) -> None:
+        """Roll back; a connection that cannot even do that is discarded, which does it too."""
+        try:
+            if not driver.is_closed and driver.in_transaction:
+                await driver.rollback()
+        except Error as error:
+            logger.info("a rollback failed, the connection is discarded: %s", error)
+            driver.abort()
+        self._ended(TransactionState.ROLLED_BACK)
+
+    async def _savepoint(self, driver: DriverConnection) -> None:
+        with self._dooming():
+            await driver.savepoint(self._name)
+
+    async def _finish_savepoint(self, parent: Transaction, *, commit: bool) -> None:
+        lost = self._reason_lost()
+        if lost is not None:
+            self._ended(TransactionState.ROLLED_BACK)
+            if commit:
+                raise self._gone("the nested one is gone with it", lost)
+            return
+        with self._dooming():
+            async with self._connection._control() as driver:
+                if commit:
+                    await driver.release_savepoint(self._name)
+                else:
+                    await driver.rollback_to_savepoint(self._name)
+        if commit:
+            self.state = TransactionState.COMMITTED
+            parent._commit_hooks += self._commit_hooks
+            parent._rollback_hooks += self._rollback_hooks
+        else:
+            self._ended(TransactionState.ROLLED_BACK)
+
+    def _ended(self, state: TransactionState) -> None:
+        self.state = state
+        committed = state is TransactionState.COMMITTED
+        self._due += self._commit_hooks if committed else self._rollback_hooks
+
+    def _run_hooks_alone(self, work: asyncio.Future[Any]) -> None:
+        """The caller was cancelled while the transaction ended: its hooks run without it."""
+        if self._due:
+            self._connection._spawn(self.run_hooks(), "hooks", context=copy_context())
+
+    # Being gone
+
+    def _reason_lost(self) -> BaseException | None:
+        return self._root._doom or self._connection._transaction_lost
+
+    def _gone(self, consequence: str, reason: BaseException) -> Error:
+        kind = ConnectionLostError if isinstance(reason, ConnectionLostError) else InternalError
+        error = kind(f"the transaction is gone: {consequence}. The cause was: {reason!s}")
+        error.__cause__ = reason
+        return error
+
+    def _dooming(self) -> _Dooming:
+        return _Dooming(self._root)
+
+    def doom(self, reason: BaseException) -> None:
+        """From now on the whole transaction can only be rolled back."""
+        if self._root._doom is None:
+            self._root._doom = reason
+
+    # Refusing
+
+    @property
+    def _name(self) -> str:
+        return f"aiodbkit_{self._depth}"
+
+    def _refuse_other_options(self) -> None:
+        if not self._options.is_default and self._options != self._root._options:
+            raise TransactionScopeError(
+                "isolation, read_only, deferrable and mode belong to the outermost transaction: "
+                "this one is nested, a savepoint inside it"
+            )
+
+    def _refuse_unless_innermost(self, call: str) -> None:
+        if self.state is not TransactionState.ACTIVE:
+            raise TransactionScopeError(
+                f"{call}: this transaction has ended already ({self.state.name.lower()})"
+            )
+        if self._connection._innermost is not self:
+            raise TransactionScopeError(
+                f"{call}: a nested transaction is still open inside this one: end that first"
+            )
+
+
+class _Dooming:
+    """A savepoint statement that did not end as asked leaves the outer transaction unknown."""
+
+    def __init__(self, root: Transaction) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None and not isinstance(exc, InternalError):
+            self._root.doom(exc)

@@ -1,0 +1,252 @@
+"""The verbs: the same on an engine, a connection and a session, written once.
+
+Whoever has the verbs says where a statement runs: `_use` returns, without awaiting, a context
+manager that yields the driver's connection for one statement, or None when there is something to
+wait for, and then `_wait` waits. Two frames of ours stand on the driver's call: a verb and the
+backend's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from aiodbkit.driver import DriverConnection, ExecuteResult, Params
+from aiodbkit.errors import ProgrammingError
+from aiodbkit.inserting import rows_in_order
+from aiodbkit.options import count, seconds
+from aiodbkit.rows import Row, column_values, converter, first_row, make_rows, value
+
+if TYPE_CHECKING:
+    from aiodbkit.stream import Stream
+
+__all__ = ["Verbs"]
+
+T = TypeVar("T")
+
+Into = type[T] | Callable[[Row], T]
+
+
+class Verbs:
+    """Statements. Every verb takes ``timeout`` in seconds; None is the engine's default.
+
+    Raises (all of them):
+        QueryTimeoutError: past ``timeout``; the statement was cancelled at the server.
+        ProgrammingError: wrong SQL, missing or unused parameters.
+        PoolTimeoutError: no connection within ``acquire_timeout``.
+        InterfaceError: used before it was opened or after it was closed.
+        Error: what the database said, see `aiodbkit.errors`.
+    """
+
+    __slots__ = ()
+
+    _command_timeout: float | None
+
+    def _use(self) -> AbstractContextManager[DriverConnection] | None:
+        raise NotImplementedError
+
+    async def _wait(self) -> AbstractContextManager[DriverConnection]:
+        raise NotImplementedError
+
+    def _stream(
+        self, sql: str, params: Params, into: Any, batch_size: int, timeout: float | None
+    ) -> Stream[Any]:
+        raise NotImplementedError
+
+    def _limit(self, timeout: float | None) -> float | None:
+        if timeout is None:
+            return self._command_timeout
+        seconds("timeout", timeout)
+        return timeout
+
+    async def execute(
+        self, sql: str, params: Params = None, *, timeout: float | None = None
+    ) -> ExecuteResult:
+        """Run one statement and return what it did."""
+        with self._use() or await self._wait() as driver:
+            return await driver.execute(sql, params, self._limit(timeout))
+
+    async def execute_many(
+        self,
+        sql: str,
+        rows: Iterable[Mapping[str, Any] | Sequence[Any]],
+        *,
+        timeout: float | None = None,
+    ) -> ExecuteResult:
+        """Run one statement for each of ``rows``: all of them take effect, or none.
+
+        Raises:
+            ProgrammingError: ``rows`` is empty.
+        """
+        listed = list(rows)
+        if not listed:
+            raise ProgrammingError(
+                "execute_many() was given no rows: skip the call when there is nothing to do",
+                query=sql,
+            )
+        with self._use() or await self._wait() as driver:
+            return await driver.execute_many(sql, listed, self._limit(timeout))
+
+    async def execute_script(self, sql: str, *, timeout: float | None = None) -> None:
+        """Run several statements, without parameters."""
+        with self._use() or await self._wait() as driver:
+            await driver.execute_script(sql, self._limit(timeout))
+
+    @overload
+    async def fetch_all(
+        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+    ) -> list[Row]: ...
+    @overload
+    async def fetch_all(
+        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+    ) -> list[T]: ...
+    @overload
+    async def fetch_all(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: Callable[[Row], T],
+        timeout: float | None = None,
+    ) -> list[T]: ...
+    async def fetch_all(
+        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+    ) -> Any:
+        """Return all rows, as `Row` or as ``into`` makes them."""
+        with self._use() or await self._wait() as driver:
+            columns, rows = await driver.fetch(sql, params, self._limit(timeout))
+        if not rows:
+            return []
+        if into is None:
+            return make_rows(columns, rows)
+        return list(map(converter(into, columns), rows))
+
+    @overload
+    async def fetch_one(
+        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+    ) -> Row | None: ...
+    @overload
+    async def fetch_one(
+        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+    ) -> T | None: ...
+    @overload
+    async def fetch_one(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: Callable[[Row], T],
+        timeout: float | None = None,
+    ) -> T | None: ...
+    async def fetch_one(
+        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+    ) -> Any:
+        """Return the first row, or None when there is none."""
+        with self._use() or await self._wait() as driver:
+            columns, rows = await driver.fetch(sql, params, self._limit(timeout), 1)
+        if not rows:
+            return None
+        if into is None:
+            return first_row(columns, rows)
+        return converter(into, columns)(rows[0])
+
+    async def fetch_val(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        column: int | str = 0,
+        timeout: float | None = None,
+    ) -> Any:
+        """Return one value of the first row, or None when there is no row."""
+        with self._use() or await self._wait() as driver:
+            columns, rows = await driver.fetch(sql, params, self._limit(timeout), 1)
+        return value(columns, rows, column)
+
+    async def fetch_column(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        column: int | str = 0,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Return the values of one column."""
+        with self._use() or await self._wait() as driver:
+            columns, rows = await driver.fetch(sql, params, self._limit(timeout))
+        return column_values(columns, rows, column)
+
+    @overload
+    def iterate(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: None = None,
+        batch_size: int = 500,
+        timeout: float | None = None,
+    ) -> Stream[Row]: ...
+    @overload
+    def iterate(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: type[T],
+        batch_size: int = 500,
+        timeout: float | None = None,
+    ) -> Stream[T]: ...
+    @overload
+    def iterate(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: Callable[[Row], T],
+        batch_size: int = 500,
+        timeout: float | None = None,
+    ) -> Stream[T]: ...
+    def iterate(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        into: Any = None,
+        batch_size: int = 500,
+        timeout: float | None = None,
+    ) -> Stream[Any]:
+        """Return an async iterator over a server-side cursor, in constant memory.
+
+        ``async with db.iterate(...) as rows`` closes the cursor at the block's end; a plain
+        ``async for`` closes it with the last row, or when the iterator is dropped.
+
+        Args:
+            batch_size: rows fetched at once.
+            timeout: seconds for each batch.
+        """
+        count("batch_size", batch_size, least=1)
+        return self._stream(sql, params, into, batch_size, self._limit(timeout))
+
+    async def insert_many(
+        self,
+        table: str,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        *,
+        columns: Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Insert rows by the backend's fastest safe way, all or none; return how many.
+
+        Args:
+            table: the name as it stands in the database, with its schema if need be.
+            rows: mappings, or sequences together with ``columns``; sync or async iterable.
+
+        Raises:
+            ProgrammingError: a row's columns are not those of the first one.
+        """
+        names, values = await rows_in_order(table, rows, columns)
+        if not names:
+            return 0
+        with self._use() or await self._wait() as driver:
+            return await driver.insert_many(table, names, values, self._limit(timeout))
