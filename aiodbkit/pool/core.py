@@ -204,14 +204,14 @@ class Pool(Generic[R, L]):
     async def _close_all(self, grace: float) -> None:
         """Bounded in time: the grace, then the deadlines of cleaning and closing."""
         keeper = self._keeper
-        keeper.cancel_openings()
+        keeper.cancel_preparations()
         while self._idle:
             keeper.retire(self._idle.pop())
         await keeper.wait_until_empty(grace)
         for slot in [slot for slot in keeper.slots if slot.state is _LENT]:
             keeper.drop(slot)
         await keeper.wait_until_empty(self.options.reset_timeout + self.options.close_timeout)
-        await keeper.cancel_all()
+        await keeper.end_tasks(self.options.close_timeout)
         self._state = PoolState.CLOSED
 
     async def __aenter__(self) -> Pool[R, L]:
@@ -295,7 +295,8 @@ class Pool(Generic[R, L]):
             was = "was closed" if self.was_closed else "is not open"
             raise PoolClosedError(f"{self.name} {was}: `await pool.open()` first")
         limit = self.options.max_waiting
-        if limit and len(self._queue) >= limit:
+        # Those for whom a connection is still to be opened do not count as waiting.
+        if limit and len(self._queue) - (self.max_size - self._in_use) >= limit:
             self._overloads += 1
             raise PoolOverloadedError(report.overloaded(self, limit))
 

@@ -68,7 +68,7 @@ class Keeper(Generic[R]):
         self._options = options
         self._events = events
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._openings: set[asyncio.Task[Any]] = set()
+        self._preparations: set[asyncio.Task[Any]] = set()
         self.slots: set[Slot[R]] = set()
         self.counts = dict.fromkeys(SlotState, 0)  # exact for all but IDLE and LENT
         self.emptied = asyncio.Event()
@@ -99,15 +99,12 @@ class Keeper(Generic[R]):
         slot: Slot[R] = Slot(self._events)
         self.slots.add(slot)
         self.counts[SlotState.CONNECTING] += 1
-        task = self.spawn(self._open(slot, report=report), "connect")
-        self._openings.add(task)
-        task.add_done_callback(self._openings.discard)
-        return task
+        return self._spawn_preparation(self._open(slot, report=report), "connect")
 
     def check(self, slot: Slot[R], *, ping: bool = True) -> asyncio.Task[None]:
         """Ping a slot, where asked for, and prepare it."""
         self.move(slot, SlotState.CHECKING)
-        return self.spawn(self._check(slot, ping=ping), "check")
+        return self._spawn_preparation(self._check(slot, ping=ping), "check")
 
     def mend(self, slot: Slot[R]) -> None:
         """Clean a dirty slot; what cannot be cleaned is dropped."""
@@ -136,18 +133,25 @@ class Keeper(Generic[R]):
             # It knows only a polite close; no slot waits for it.
             self.spawn(self._close_politely(slot.resource), "close")
 
-    def cancel_openings(self) -> None:
-        """Give up what is being opened."""
-        for task in self._openings:
+    def cancel_preparations(self) -> None:
+        """Give up what is being opened or checked for callers that are there no more."""
+        for task in self._preparations:
             task.cancel()
 
-    async def cancel_all(self) -> None:
-        """End all tasks."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
+    def _spawn_preparation(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self.spawn(work, name)
+        self._preparations.add(task)
+        task.add_done_callback(self._preparations.discard)
+        return task
+
+    async def end_tasks(self, grace: float) -> None:
+        """Let all tasks end within ``grace`` seconds, then cancel them."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def spawn(
         self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None

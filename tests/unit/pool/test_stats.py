@@ -1,0 +1,118 @@
+"""What the pool tells about itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiodbkit import ConfigurationError, PoolOverloadedError, PoolTimeoutError
+from aiodbkit.pool.stats import Histogram
+from tests.unit.pool.scripted import Script, settle, start, waiting
+
+
+async def test_counters_are_exact():
+    async with (script := Script()).pool(max_size=2, max_waiting=1) as pool:
+        one, two = await asyncio.gather(pool.acquire(), pool.acquire())
+        with pytest.raises(PoolTimeoutError):
+            await pool.acquire(timeout=0)
+        waiter = start(pool.acquire())
+        await waiting(pool, 1)
+        with pytest.raises(PoolOverloadedError):
+            await pool.acquire()
+        stats = pool.stats()
+        assert (stats.size, stats.idle, stats.in_use, stats.waiting) == (2, 0, 2, 1)
+        assert (stats.opened, stats.closed, stats.acquired) == (2, 0, 2)
+        assert (stats.timeouts, stats.overloads, stats.errors) == (1, 1, 0)
+        one.resource.dirty = True
+        script.fail("clean", OSError("broken"))
+        pool.release(one)
+        pool.release(two)
+        pool.release(await waiter)
+        await settle()
+        stats = pool.stats()
+        assert (stats.in_use, stats.waiting, stats.closed, stats.errors) == (0, 0, 1, 1)
+        assert stats.acquired == 3
+        assert stats.hold_time.count == 3
+
+
+async def test_a_timeout_says_who_holds_the_connections_and_what_to_do():
+    async with Script().pool(max_size=1, name="orders") as pool:
+        held = asyncio.Event()
+
+        async def hold():
+            async with pool.acquire():
+                held.set()
+                await asyncio.Event().wait()
+
+        holder = asyncio.create_task(hold(), name="report-job")
+        await held.wait()
+        with pytest.raises(PoolTimeoutError) as caught:
+            await pool.acquire(timeout=0.01)
+        holder.cancel()
+        await settle()
+    text = str(caught.value)
+    assert "orders" in text
+    assert "1 of 1 in use" in text
+    assert "task 'report-job' for" in text
+    assert "raise max_size" in text
+
+
+async def test_a_task_that_waits_while_it_holds_a_connection_is_told_so():
+    async with Script().pool(max_size=1) as pool, pool.acquire():
+        with pytest.raises(PoolTimeoutError, match="while it holds one itself"):
+            await pool.acquire(timeout=0.01)
+
+
+async def test_an_overload_is_refused_at_once_with_the_numbers():
+    async with Script().pool(max_size=1, max_waiting=2, name="orders") as pool:
+        held = await pool.acquire()
+        waiters = [start(pool.acquire()) for _ in range(2)]
+        await waiting(pool, 2)
+        with pytest.raises(PoolOverloadedError, match="orders is overloaded: max_waiting=2"):
+            await pool.acquire()
+        pool.release(held)
+        for waiter in waiters:
+            pool.release(await waiter)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"max_size": 0}, "max_size must be a whole number, 1 or more, not 0"),
+        ({"min_size": 3, "max_size": 2}, "max_size=2 is below min_size=3"),
+        ({"acquire_timeout": -1}, "acquire_timeout must be a number of seconds"),
+        ({"connect_timeout": float("nan")}, "connect_timeout must be a number of seconds"),
+        ({"check": "sometimes"}, "check must be one of 'never', 'idle', 'always'"),
+        ({"max_uses": True}, "max_uses must be a whole number"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name(options, complaint):
+    with pytest.raises(ConfigurationError) as caught:
+        Script().pool(**options)
+    assert complaint in str(caught.value)
+
+
+async def test_resizing_refuses_what_the_constructor_would():
+    async with Script().pool(max_size=2) as pool:
+        with pytest.raises(ConfigurationError, match="below min_size"):
+            await pool.resize(min_size=3)
+        assert (pool.min_size, pool.max_size) == (0, 2)
+
+
+def test_percentiles_are_close_and_never_too_low_nor_above_the_maximum():
+    histogram = Histogram()
+    times = [number / 1000 for number in range(1, 1001)]
+    for time in times:
+        histogram.add(time)
+    found = histogram.percentiles()
+    assert found.count == 1000
+    assert found.max == 1.0
+    assert 0.5 <= found.p50 <= 0.5 * 1.0625
+    assert 0.99 <= found.p99 <= 1.0
+    assert found.mean == pytest.approx(sum(times) / 1000)
+
+
+def test_an_empty_distribution_is_all_zeros():
+    found = Histogram().percentiles()
+    assert (found.count, found.p50, found.max) == (0, 0.0, 0.0)
