@@ -132,9 +132,15 @@ class Transaction:
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            if not work.done():
-                work.add_done_callback(self._run_hooks_alone)
+            self._detach(work)
             raise
+
+    def _detach(self, work: asyncio.Task[Any]) -> None:
+        """The caller is gone: the ending goes on by itself, from now on with a deadline."""
+        limit = self._connection._pool.options.reset_timeout
+        timer = asyncio.get_running_loop().call_later(limit, work.cancel)
+        work.add_done_callback(lambda _: timer.cancel())
+        work.add_done_callback(lambda _: self._start_hooks() if self._due else None)
 
     def leave(self) -> None:
         """Make the scope around this one the connection's current one again."""
@@ -160,7 +166,16 @@ class Transaction:
         raise self._gone("the statement was not sent", lost)
 
     async def run_hooks(self) -> None:
-        """Run what has become due, all of it; then raise the first error there was."""
+        """Run what has become due, all of it, whatever happens to the caller meanwhile."""
+        if self._due:
+            await asyncio.shield(self._start_hooks())
+
+    def _start_hooks(self) -> asyncio.Task[Any]:
+        """Run the hooks in a task of the pool, in the caller's context."""
+        return self._connection._spawn(self._run_due_hooks(), "hooks", context=copy_context())
+
+    async def _run_due_hooks(self) -> None:
+        """Run all; then raise the first error there was."""
         due, self._due = self._due, []
         failure: BaseException | None = None
         for hook in due:
@@ -246,11 +261,6 @@ class Transaction:
         self.state = state
         committed = state is TransactionState.COMMITTED
         self._due += self._commit_hooks if committed else self._rollback_hooks
-
-    def _run_hooks_alone(self, work: asyncio.Future[Any]) -> None:
-        """The caller was cancelled while the transaction ended: its hooks run without it."""
-        if self._due:
-            self._connection._spawn(self.run_hooks(), "hooks", context=copy_context())
 
     # Being gone
 
