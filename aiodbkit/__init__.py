@@ -22,6 +22,7 @@ from aiodbkit.errors import (
     InterfaceError,
     InternalError,
     LockTimeoutError,
+    MissingColumnError,
     NotNullViolationError,
     NotSupportedError,
     OperationalError,
@@ -38,7 +39,8 @@ from aiodbkit.errors import (
     TransactionScopeError,
     UniqueViolationError,
 )
-from aiodbkit.factory import create_engine, load_backend, register_backend
+from aiodbkit.factory import create_engine, register_backend
+from aiodbkit.factory import load_backend as _load_backend
 from aiodbkit.options import PoolOptions, RetryPolicy, TransactionOptions
 from aiodbkit.pool import Lease, Pool, PoolStats
 from aiodbkit.rows import Row
@@ -76,6 +78,7 @@ __all__ = [
     "InternalError",
     "Lease",
     "LockTimeoutError",
+    "MissingColumnError",
     "MySQLEngine",
     "NotNullViolationError",
     "NotSupportedError",
@@ -111,5 +114,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The three engine classes bring their drivers with them, so they come when asked for."""
     if name in ("MySQLEngine", "PostgresEngine", "SQLiteEngine"):
-        return load_backend(name)
+        return _load_backend(name)
     raise AttributeError(f"module 'aiodbkit' has no attribute {name!r}")

@@ -9,11 +9,11 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args
 
 from aiodbkit.connection import Connection
 from aiodbkit.errors import Error, InterfaceError, Rollback, TransactionScopeError
-from aiodbkit.options import ChildTasks, RetryPolicy, TransactionOptions
+from aiodbkit.options import ChildTasks, RetryPolicy, TransactionOptions, choice
 from aiodbkit.retry import run_with_retry
 from aiodbkit.scope import Scope, current_connection, find_scope
 from aiodbkit.transaction import Transaction
@@ -105,7 +105,7 @@ class ConnectionBlock(Block[Connection]):
         self._scope.enter()
         return connection
 
-    async def _exit(self, error: BaseException | None) -> bool:
+    async def _exit(self, error: BaseException | None) -> bool:  # noqa: ARG002
         self.leave()
         return False
 
@@ -135,6 +135,7 @@ class TransactionBlock(Block[Transaction]):
         retry: RetryPolicy | None = None,
         connection: Connection | None = None,
     ) -> None:
+        choice("child_tasks", child_tasks, (None, *get_args(ChildTasks)))
         self._engine = engine
         self._options = options
         self._force_rollback = force_rollback

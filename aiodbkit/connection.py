@@ -127,8 +127,9 @@ class Connection(Lease[DriverConnection], Verbs):
     async def _take_turn(self) -> None:
         if self._reader is not None and self._reader_task is asyncio.current_task():
             raise InterfaceError(
-                "this connection is busy with a result that this same task is reading: finish "
-                "it first, or use another connection (db.execution_context(transaction=False))"
+                "this connection is busy with an iterate() of this same task: finish it first, run "
+                "both in one transaction (not on MySQL), or use another connection for the "
+                "statement: db.execution_context(transaction=False)"
             )
         await self._turns.take()
 
@@ -243,7 +244,7 @@ class Connection(Lease[DriverConnection], Verbs):
         """
         if self._innermost is not None:
             raise TransactionScopeError(
-                "begin(): a transaction is open on this connection; use transaction() to nest one"
+                "begin(): a transaction is already open on this connection; transaction() nests one"
             )
         options = TransactionOptions(
             isolation=isolation, read_only=read_only, deferrable=deferrable, mode=mode
@@ -263,7 +264,9 @@ class Connection(Lease[DriverConnection], Verbs):
             raise self._refusal("used")
         transaction = self._innermost
         if transaction is None:
-            raise TransactionScopeError(f"{call}(): begin() has not been called on this connection")
+            raise TransactionScopeError(
+                f"{call}(): there is no transaction on this connection; begin() opens one"
+            )
         if not transaction.by_hand:
             raise TransactionScopeError(
                 f"{call}(): a transaction block is open on this connection and ends by itself; "

@@ -59,7 +59,7 @@ class EnginePool(Pool[DriverConnection, Connection]):
             prepare=None if options.on_acquire is None else engine._prepare_connection,
             abort=_abort,
             on_failure=_note_failure,
-            lease_factory=lambda pool, slot: Connection(engine, slot),
+            lease_factory=lambda _pool, slot: Connection(engine, slot),
             options=engine.pool_options,
             connect_retry=options.connect_retry,
         )
@@ -133,9 +133,7 @@ class Engine(Verbs):
         self._driver = self._create_driver(target, merged)
         self._pool = EnginePool(self)
 
-    def _read_url(
-        self, url: str | None, options: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
+    def _read_url(self, url: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a name for messages and the target; the URL's options go below those given."""
         if url is None:
             place = options.get("host") or "localhost"
@@ -253,7 +251,7 @@ class Engine(Verbs):
         """
         return ConnectionBlock(self)
 
-    def execution_context(self, transaction: bool = True) -> ExecutionContext:
+    def execution_context(self, transaction: bool = True) -> ExecutionContext:  # noqa: FBT001, FBT002
         """A separate connection for a block, in a transaction unless told otherwise.
 
         Decorates async functions too.
@@ -419,5 +417,5 @@ def _abort(driver: DriverConnection) -> None:
     driver.abort()
 
 
-def _yes(driver: DriverConnection) -> bool:
+def _yes(_driver: DriverConnection) -> bool:
     return True

@@ -18,9 +18,10 @@ PEP 249's tree, with a leaf class where a program would want to react::
         ├── InternalError               the server's state, e.g. an aborted transaction
         ├── NotSupportedError           this backend cannot do that
         ├── ProgrammingError            wrong SQL, wrong parameters, missing table or column
+        │   └── MissingColumnError      a column that the result does not have; also a KeyError
         └── OperationalError
             ├── CannotConnectError
-            ├── TooManyConnectionsError
+            │   └── TooManyConnectionsError
             ├── ConnectionLostError
             ├── CommitUnknownError      the connection broke during COMMIT
             ├── SerializationError
@@ -51,6 +52,7 @@ __all__ = [
     "InterfaceError",
     "InternalError",
     "LockTimeoutError",
+    "MissingColumnError",
     "NotNullViolationError",
     "NotSupportedError",
     "OperationalError",
@@ -176,6 +178,12 @@ class NotSupportedError(DatabaseError):
 
 class ProgrammingError(DatabaseError):
     """Raised when the SQL or its parameters are wrong."""
+
+
+class MissingColumnError(ProgrammingError, KeyError):
+    """Raised when ``column=`` names one that the result does not have; lists those there are."""
+
+    __str__ = Exception.__str__  # KeyError would quote the message
 
 
 class OperationalError(DatabaseError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, NamedTuple, cast
 
 from aiodbkit._text import listed, near
@@ -81,6 +80,12 @@ def _engine_class(scheme: str) -> type[Engine]:
         return _registered[scheme]
     if scheme in _BUILT_IN:
         return _load(_BUILT_IN[scheme])
+    return _installed(scheme)
+
+
+def _installed(scheme: str) -> type[Engine]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 12 ms that few programs need
+
     for entry_point in entry_points(group=ENTRY_POINTS):
         if entry_point.name == scheme:
             return cast("type[Engine]", entry_point.load())

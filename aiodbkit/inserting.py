@@ -53,6 +53,7 @@ class _Order:
     def __init__(self, table: str, first: Any, columns: Sequence[str] | None) -> None:
         self.table = table
         self.by_name = isinstance(first, Mapping)
+        self.picks = columns is not None  # mappings may have more than the columns asked for
         if columns is not None:
             self.names = list(columns)
         elif isinstance(first, Mapping):
@@ -80,7 +81,7 @@ class _Order:
             values = [row[name] for name in self.names]
         except KeyError as error:
             raise self._error(number, f"has no {error.args[0]!r}") from None
-        if len(row) != len(self.names):
+        if len(row) != len(self.names) and not self.picks:
             extra = sorted(str(name) for name in row if name not in self.names)
             raise self._error(number, f"has columns of its own: {', '.join(extra)}")
         return values

@@ -65,7 +65,7 @@ class PoolOptions:
             ``"always"``.
         check_after: idleness after which ``"idle"`` checks.
         reset: ``"auto"`` undoes what was done, ``"always"`` is the backend's full reset,
-            ``"never"`` leaves the session as it is (open transactions are rolled back all the same).
+            ``"never"`` leaves the session as it is (but rolls an open transaction back).
         leak_after: a connection held longer is logged with where it was taken; None is off.
         shed_after: shed load when waits stay above it; None is off.
         connect_timeout, check_timeout, reset_timeout, close_timeout: deadlines of those steps.
@@ -142,7 +142,8 @@ class TransactionOptions:
     Attributes:
         isolation: one of the four names of the SQL standard.
         read_only: the transaction may not write.
-        deferrable: PostgreSQL: wait for a snapshot that can never fail (with serializable, read only).
+        deferrable: PostgreSQL, with serializable and read only: wait for a snapshot that cannot
+            fail.
         mode: SQLite's lock mode; None is ``"immediate"``, or ``"deferred"`` when ``read_only``.
     """
 

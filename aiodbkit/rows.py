@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar, overload
 
 from aiodbkit._text import listed, near
-from aiodbkit.errors import InterfaceError, ProgrammingError
+from aiodbkit.errors import InterfaceError, MissingColumnError, ProgrammingError
 from aiodbkit.into import constructor, display_name, signature
 
 __all__ = [
@@ -160,7 +160,7 @@ def value(columns: Sequence[str], rows: Sequence[Values], column: int | str = 0)
     """Return one column's value in the first row, None where there is no row.
 
     Raises:
-        ProgrammingError: there is no such column.
+        MissingColumnError: there is no such column.
     """
     if rows:
         return rows[0][_position(columns, column)]
@@ -175,7 +175,7 @@ def column_values(
     """Return one column's values.
 
     Raises:
-        ProgrammingError: there is no such column.
+        MissingColumnError: there is no such column.
     """
     if not rows and not columns:
         return []
@@ -187,13 +187,13 @@ def _position(columns: Sequence[str], column: int | str) -> int:
         if -len(columns) <= column < len(columns):
             return column
         message = f"no column at position {column}; there are {len(columns)}: {listed(columns)}"
-        raise ProgrammingError(message)
+        raise MissingColumnError(message)
     if not isinstance(column, str):
         raise ProgrammingError(f"column is a name or a position, not {type(column).__name__}")
     if column in columns:
         return columns.index(column)
     hint = near(column, columns)
-    raise ProgrammingError(
+    raise MissingColumnError(
         f"no column {column!r}{hint}; there are {listed(columns)}", column=column
     )
 

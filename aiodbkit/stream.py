@@ -40,7 +40,7 @@ class Stream(Generic[T]):
     the end of the block does.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made by iterate() alone
         self,
         source: Engine | Connection,
         sql: str,

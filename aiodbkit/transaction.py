@@ -186,7 +186,7 @@ class Transaction:
             except Exception as error:
                 error.add_note(f"raised by a hook after the transaction: {self.state.name.lower()}")
                 if failure is not None:
-                    logger.error("a hook failed after another had failed", exc_info=error)
+                    logger.exception("a hook failed after another had failed")
                 failure = failure or error
         if failure is not None:
             raise failure

@@ -22,12 +22,14 @@ __all__ = ["URL", "convert_option", "parse_url"]
 Host = tuple[str, int | None]
 
 _FORM = "scheme://user:password@host:port/database?option=value"
+_FORMS = f"Its form is {_FORM}, or sqlite:///file.db"
 _ENCODE = 'percent-encode user and password, e.g. urllib.parse.quote(password, safe="")'
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _IPV6 = r"\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[^\]]+)?)\]"
 _HOST = re.compile(rf"(?:{_IPV6}|(?P<name>[^:\[\]]*))(?::(?P<port>[^:\[\]]*))?")
 _PORT = re.compile(r"[0-9]{1,5}")
+_HAS_PASSWORD = re.compile(r"[^:]+://[^:@/]*:[^@/]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # What stands after a ":" and is no port; brackets are skipped.
@@ -131,16 +133,15 @@ def _split_scheme(text: Any) -> tuple[str, str]:
         hint = ": is the environment variable set?" if text is None else ""
         raise ConfigurationError(f"a database URL is text, not {type(text).__name__}{hint}")
     if not text.strip():
-        raise ConfigurationError("the database URL is empty: is the environment variable set?")
+        raise ConfigurationError(
+            f"the database URL is empty: is the environment variable set? {_FORMS}"
+        )
     if text != text.strip():
         raise ConfigurationError("the database URL begins or ends with white space")
     scheme, found, rest = text.partition("://")
     if not found or not _SCHEME.fullmatch(scheme):
         # Without a scheme nothing says which part is the password: nothing is shown.
-        raise ConfigurationError(
-            f"the database URL does not begin with a scheme and ://. Its form is {_FORM}, "
-            f"or sqlite:///file.db"
-        )
+        raise ConfigurationError(f"the database URL does not begin with a scheme and ://. {_FORMS}")
     return scheme.lower(), rest
 
 
@@ -195,9 +196,10 @@ def _parse_host(text: str, place: str) -> Host:
 def _parse_port(text: str, port: str | None) -> int | None:
     if port is None:
         return None
-    # What is no number may be a password whose host was forgotten.
     if not _PORT.fullmatch(port):
-        _refuse(text, "the port is not a number of one to five digits")
+        # Without a password before the host, it may be one whose host was forgotten.
+        shown = f" {port}" if _HAS_PASSWORD.match(text) and port.isascii() else ""
+        _refuse(text, f"the port{shown} is not a number of one to five digits")
     if not 1 <= int(port) <= 65535:
         _refuse(text, f"port {port} is not between 1 and 65535")
     return int(port)

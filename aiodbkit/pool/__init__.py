@@ -1,7 +1,7 @@
 """An awaitable pool over any async resource: the one place where tasks compete."""
 
-from aiodbkit.pool.core import Pool
 from aiodbkit.pool.lease import Acquire, Lease
+from aiodbkit.pool.pool import Pool
 from aiodbkit.pool.slot import Slot
 from aiodbkit.pool.stats import Percentiles, PoolStats
 

@@ -38,6 +38,7 @@ class ResourceCalls(Generic[R]):
     is_dirty: Callable[[R], bool]
     is_closed: Callable[[R], bool]
     abort: Callable[[R], None] | None
+    on_failure: Callable[[R, BaseException], None] | None
 
 
 class _Events(Protocol[R]):
@@ -264,7 +265,7 @@ class Keeper(Generic[R]):
         try:
             async with asyncio.timeout(self._options.close_timeout):
                 await self._calls.close(resource)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is let go of anyway
             logger.info("%s: a connection was not closed politely: %r", self._name, error)
 
     def _remove(self, slot: Slot[R]) -> None:

@@ -8,11 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aiodbkit.errors import InterfaceError
-
 from aiodbkit.pool.slot import Slot, SlotState
 
 if TYPE_CHECKING:
-    from aiodbkit.pool.core import Pool
+    from aiodbkit.pool.pool import Pool
 
 __all__ = ["Acquire", "Lease"]
 

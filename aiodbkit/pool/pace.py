@@ -51,7 +51,7 @@ class Pace:
 
     def failed(self, now: float) -> None:
         """A connect failed: the next one, a single prober, comes after a pause."""
-        step = self.policy.backoff * 2**min(self.failures, 30)
+        step = self.policy.backoff * 2 ** min(self.failures, 30)
         pause = min(step, self.policy.max_backoff)
         # At least half of it: a bound on the attempts that an outage can cause.
         self._pause_until = now + pause * (random.uniform(0.5, 1.0) if self.policy.jitter else 1.0)
@@ -69,14 +69,12 @@ class Pace:
         self, now: float, *, waiting: int, lent: int, connecting: int
     ) -> tuple[int, float | None]:
         """Return how many connects may begin now, and when to ask again (None: on events)."""
+        if self.failures and connecting:
+            return 0, None
         if self.failures:
-            if connecting:
-                return 0, None
             return (1, None) if now >= self._pause_until else (0, self._pause_until)
-        if self._ramp is not None:
-            return max(0, self._ramp - connecting), None
-        if not lent:
-            return max(0, _FIRST_WAVE - connecting), None
+        if self._ramp is not None or not lent:
+            return max(0, (self._ramp or _FIRST_WAVE) - connecting), None
         if now < self._pause_until:
             return 0, self._pause_until
         drained = self._seconds_to_serve(now, waiting, lent)

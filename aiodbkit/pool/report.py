@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiodbkit.errors import PoolTimeoutError
 
 if TYPE_CHECKING:
-    from aiodbkit.pool.core import Pool
+    from aiodbkit.pool.core import PoolCore
     from aiodbkit.pool.waiters import Waiter
 
 __all__ = ["holders", "overloaded", "sizes", "timed_out"]
@@ -17,15 +17,13 @@ __all__ = ["holders", "overloaded", "sizes", "timed_out"]
 _MOST_NAMED = 5
 
 
-def sizes(pool: Pool[Any, Any]) -> str:
+def sizes(pool: PoolCore[Any]) -> str:
     """Return how many connections are where."""
     stats = pool.stats()
-    return (
-        f"{stats.in_use} of {stats.max_size} in use, {stats.idle} idle, {stats.waiting} waiting"
-    )
+    return f"{stats.in_use} of {stats.max_size} in use, {stats.idle} idle, {stats.waiting} waiting"
 
 
-def holders(pool: Pool[Any, Any]) -> str:
+def holders(pool: PoolCore[Any]) -> str:
     """Return which tasks hold connections, and for how long."""
     now = monotonic()
     lent = pool.lent()
@@ -40,7 +38,7 @@ def _name(task: asyncio.Task[Any] | None) -> str:
     return f"task {task.get_name()!r}" if task is not None else "code outside any task"
 
 
-def overloaded(pool: Pool[Any, Any], limit: int) -> str:
+def overloaded(pool: PoolCore[Any], limit: int) -> str:
     """Return the text of a `PoolOverloadedError`."""
     return (
         f"{pool.name} is overloaded: max_waiting={limit} callers wait already; {sizes(pool)}; "
@@ -49,7 +47,7 @@ def overloaded(pool: Pool[Any, Any], limit: int) -> str:
 
 
 def timed_out(
-    pool: Pool[Any, Any], waiter: Waiter[Any], failure: BaseException | None
+    pool: PoolCore[Any], waiter: Waiter[Any], failure: BaseException | None
 ) -> PoolTimeoutError:
     """Return the error of a caller that waited in vain."""
     waited = monotonic() - waiter.since

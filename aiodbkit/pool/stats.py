@@ -45,8 +45,7 @@ class Histogram:
         place = (exponent - 1 - _LOWEST) * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
         self._buckets[min(max(place, 0), len(self._buckets) - 1)] += 1
         self._sum += value
-        if value > self._max:
-            self._max = value
+        self._max = max(self._max, value)
 
     def percentiles(self) -> Percentiles:
         """Return the distribution so far."""

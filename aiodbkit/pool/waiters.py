@@ -65,9 +65,7 @@ class WaitQueue(Generic[R]):
         while (waiter := self.next()) is not None:
             waiter.future.set_exception(error())
 
-    def _expire(
-        self, waiter: Waiter[R], timed_out: Callable[[Waiter[R]], BaseException]
-    ) -> None:
+    def _expire(self, waiter: Waiter[R], timed_out: Callable[[Waiter[R]], BaseException]) -> None:
         waiter.timer = None
         if not waiter.future.done():
             waiter.future.set_exception(timed_out(waiter))

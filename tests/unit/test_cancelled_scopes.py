@@ -210,13 +210,13 @@ async def test_a_transaction_that_the_server_gave_up_takes_no_statement_and_no_c
         with pytest.raises(InternalError, match="nothing was committed"):
             async with db.transaction():
                 await db.execute("first")
-                server.connections[0].transaction_lost = OperationalReason("deadlock")
+                server.connections[0].transaction_lost = GaveUpError("deadlock")
                 with pytest.raises(InternalError, match="deadlock"):
                     await db.execute("second")
         assert server.committed == []
 
 
-class OperationalReason(Exception):
+class GaveUpError(Exception):
     pass
 
 
@@ -260,7 +260,7 @@ async def test_a_statement_beside_a_stream_that_needs_the_connection_is_refused(
     server = Server()
     async with ScriptedEngine(server) as db, db.connection() as connection:
         async for _ in connection.iterate("select", batch_size=2):
-            with pytest.raises(InterfaceError, match="busy with a result"):
+            with pytest.raises(InterfaceError, match="busy with an iterate"):
                 await connection.execute("beside")
             break
         await connection.execute("after")

@@ -148,7 +148,7 @@ def test_a_sqlite_url_without_a_file_name_is_not_silently_in_memory() -> None:
         ("mysql://db:/shop", "the port is not a number"),
         ("mysql://db:-1/shop", "the port is not a number"),
         ("mysql://db:٣/shop", "the port is not a number"),
-        ("mysql://app:pw@db:5o32/shop", "the port is not a number"),
+        ("mysql://app:pw@db:5o32/shop", "the port 5o32 is not a number"),
         ("mysql://[::1/shop", "brackets"),
         ("mysql://::1]/shop", "brackets"),
         ("mysql://[nonsense]/shop", "brackets"),

@@ -111,7 +111,7 @@ async def test_a_lease_of_another_pool_is_refused_and_stays_good():
         Script().pool(name="two") as two,
         one.acquire() as lease,
     ):
-        with pytest.raises(InterfaceError, match="belongs to one, not to two"):
+        with pytest.raises(InterfaceError, match="belongs to another pool, one, not to two"):
             two.release(lease)
         assert lease.resource.number == 1
 

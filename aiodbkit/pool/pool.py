@@ -1,0 +1,288 @@
+"""The pool as its users see it: opening, closing, leases, bounds and age."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from aiodbkit.errors import InterfaceError, PoolClosedError
+from aiodbkit.options import PoolOptions, RetryPolicy
+from aiodbkit.pool import report
+from aiodbkit.pool.core import NEVER, PoolCore, PoolState
+from aiodbkit.pool.keeper import ResourceCalls
+from aiodbkit.pool.lease import Acquire, Lease
+from aiodbkit.pool.slot import Slot, SlotState
+
+__all__ = ["Pool"]
+
+R = TypeVar("R")
+L = TypeVar("L", bound=Lease[Any])
+
+
+class _Done:
+    """An awaitable that is done: `release` acts at once, awaited or not."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
+
+
+class Pool(PoolCore[R], Generic[R, L]):
+    """Lends resources to tasks, in the order in which they ask.
+
+    Opened by ``await pool.open()`` or ``async with pool:``.
+
+    Args:
+        connect: async callable that returns a new resource.
+        close: async callable that closes one; when cancelled (the deadline) it must let go.
+        ping: async callable; raises, or returns False, when the resource is dead.
+        clean: async callable, run before the next loan of a resource that `is_dirty`; without
+            it a dirty one is replaced.
+        is_dirty, is_closed: plain callables that cost nothing.
+        prepare: async callable, run before each loan.
+        abort: plain callable that drops a resource at once.
+        on_failure: plain callable, told of each exception that leaves a use of a resource.
+        options: `PoolOptions`; or give its fields as keywords.
+        connect_retry: how long to go on trying to open the first connections, and the pace of
+            trying while a server is away.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[R]],
+        *,
+        close: Callable[[R], Awaitable[Any]] | None = None,
+        ping: Callable[[R], Awaitable[Any]] | None = None,
+        clean: Callable[[R], Awaitable[Any]] | None = None,
+        is_dirty: Callable[[R], bool] | None = None,
+        is_closed: Callable[[R], bool] | None = None,
+        prepare: Callable[[R], Awaitable[Any]] | None = None,
+        abort: Callable[[R], None] | None = None,
+        on_failure: Callable[[R, BaseException], None] | None = None,
+        lease_factory: Callable[[Pool[R, L], Slot[R]], L] | None = None,
+        options: PoolOptions | None = None,
+        connect_retry: RetryPolicy | None = None,
+        **more: Any,
+    ) -> None:
+        calls = ResourceCalls(
+            connect=connect,
+            close=close,
+            ping=ping,
+            clean=clean,
+            prepare=prepare,
+            is_dirty=is_dirty or _no,
+            is_closed=is_closed or _no,
+            abort=abort,
+            on_failure=on_failure,
+        )
+        super().__init__(calls, options or PoolOptions(**more), connect_retry)
+        self._lease_factory = lease_factory or cast("Callable[[Pool[R, L], Slot[R]], L]", Lease)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name!r} {self._state.name.lower()}: {report.sizes(self)}>"
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Open the pool and its ``min_size`` connections. Safe to call again.
+
+        Raises:
+            CannotConnectError: or whatever ``connect`` raised; nothing is left open then.
+            InterfaceError: it is open in another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            self._refuse_unless_ended(self._loop)
+        if self._state is PoolState.OPEN:
+            return
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        self._forget()
+        self._loop = loop
+        self._state = PoolState.OPEN
+        try:
+            await self._open_minimum()
+        except BaseException:
+            self._begin_closing(0.0)
+            raise
+        self._schedule_upkeep()
+
+    async def _open_minimum(self) -> None:
+        openings = [self._keeper.open(report=False) for _ in range(self.min_size)]
+        if openings:
+            await asyncio.wait(openings)
+        for opening in openings:
+            opening.result()
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """Close: refuse new callers and those in line, give borrowers ``timeout`` seconds.
+
+        After that their connections are cut. Safe to call again; when the caller is cancelled
+        the closing goes on by itself.
+        """
+        if self._state is PoolState.NEW:
+            self._state = PoolState.CLOSED
+        if self._state is PoolState.CLOSED or self._loop is None:
+            return
+        if asyncio.get_running_loop() is not self._loop:
+            self._refuse_unless_ended(self._loop)
+            self._state = PoolState.CLOSED
+            return
+        await asyncio.shield(self._begin_closing(timeout))
+
+    def _begin_closing(self, grace: float) -> asyncio.Task[None]:
+        if self._closing is None:
+            self._state = PoolState.CLOSING
+            for timer in (self._dispatch_timer, self._upkeep_timer):
+                if timer is not None:
+                    timer.cancel()
+            self._queue.refuse_all(lambda: PoolClosedError(f"{self.name} was closed"))
+            loop = asyncio.get_running_loop()
+            self._closing = loop.create_task(self._close_all(grace), context=Context())
+        return self._closing
+
+    async def _close_all(self, grace: float) -> None:
+        """Bounded in time: the grace, then the deadlines of cleaning and closing."""
+        keeper = self._keeper
+        keeper.cancel_preparations()
+        while self._idle:
+            keeper.retire(self._idle.pop())
+        await keeper.wait_until_empty(grace)
+        for slot in [slot for slot in keeper.slots if slot.state is SlotState.LENT]:
+            keeper.drop(slot)
+        await keeper.wait_until_empty(self.options.reset_timeout + self.options.close_timeout)
+        await keeper.end_tasks(self.options.close_timeout)
+        self._state = PoolState.CLOSED
+
+    async def __aenter__(self) -> Pool[R, L]:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the pool lends connections, in this event loop."""
+        return self._state is PoolState.OPEN and asyncio.get_running_loop() is self._loop
+
+    # Leases
+
+    def acquire(self, *, timeout: float | None = None) -> Acquire[L]:
+        """Borrow: ``await pool.acquire()`` or ``async with pool.acquire() as lease:``.
+
+        Args:
+            timeout: seconds to wait, instead of ``acquire_timeout``.
+
+        Raises:
+            PoolTimeoutError: says who holds the connections.
+            PoolOverloadedError: more than ``max_waiting`` callers wait.
+            PoolClosedError: the pool is not open.
+            CannotConnectError: none can be opened, and there is none to wait for.
+        """
+        return Acquire(self, timeout)
+
+    async def _borrow(self, timeout: float | None = None) -> L:
+        return self._lease_factory(self, self.take() or await self.wait(timeout))
+
+    def release(self, lease: L) -> Awaitable[None]:
+        """Take a lease back, at once: nothing is awaited, ``await`` is allowed for symmetry.
+
+        Raises:
+            InterfaceError: it was released before, or belongs to another pool.
+        """
+        if not isinstance(lease, Lease):
+            raise InterfaceError(f"release() takes what acquire() gave, not {type(lease).__name__}")
+        if lease._pool is not self:
+            raise InterfaceError(
+                f"this connection belongs to another pool, {lease._pool.name}, not to {self.name}: "
+                "release it there"
+            )
+        lease._release()
+        return _DONE
+
+    # Upkeep
+
+    def _schedule_upkeep(self) -> None:
+        limits = (self.options.idle_timeout, self.options.max_lifetime)
+        shortest = min((limit for limit in limits if limit is not None), default=60.0)
+        period = min(max(shortest / 4, 0.05), 30.0)
+        self._upkeep_timer = asyncio.get_running_loop().call_later(period, self._keep_up)
+
+    def _keep_up(self) -> None:
+        """Close what is dead, too old or idle for too long; restore the minimum."""
+        now = monotonic()
+        limit = NEVER if self.options.idle_timeout is None else self.options.idle_timeout
+        spare = len(self._keeper.slots) - self.min_size
+        idle, self._idle = self._idle, []
+        for slot in idle:
+            if self._is_closed(slot.resource):
+                self._keeper.drop(slot)
+            elif now >= slot.expires_at or (now - slot.since >= limit and spare > 0):
+                self._keeper.retire(slot)
+            else:
+                self._idle.append(slot)
+                continue
+            spare -= 1
+        self._dispatch()
+        self._schedule_upkeep()
+
+    async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
+        """Change the bounds. Surplus idle connections are closed, borrowed ones on return."""
+        smallest = self.min_size if min_size is None else min_size
+        largest = self.max_size if max_size is None else max_size
+        PoolOptions(min_size=smallest, max_size=largest)  # refuses bad values by name
+        self.min_size, self.max_size = smallest, largest
+        if self._state is not PoolState.OPEN:
+            return
+        surplus = len(self._keeper.slots) - largest
+        while surplus > 0 and self._idle:
+            self._keeper.retire(self._idle.pop(0))
+            surplus -= 1
+        for slot in [slot for slot in self._keeper.slots if slot.state is SlotState.LENT][
+            : max(surplus, 0)
+        ]:
+            slot.expires_at = 0.0
+        self._dispatch()
+
+    async def expire(self) -> None:
+        """Replace all connections: idle ones now, borrowed ones as they come back."""
+        if self._state is not PoolState.OPEN:
+            return
+        for slot in self._keeper.slots:
+            slot.expires_at = 0.0
+        idle, self._idle = self._idle, []
+        for slot in idle:
+            self._keeper.retire(slot)
+        self._dispatch()
+
+    async def check(self) -> None:
+        """Check all idle connections now, side by side; dead ones are closed."""
+        idle, self._idle = self._idle, []
+        checks = [self._keeper.check(slot) for slot in idle]
+        if checks:
+            await asyncio.wait(checks)
+
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        """Run in a task of the pool what must end well whatever happens to the caller."""
+        return self._keeper.spawn(work, name, context)
+
+
+def _no(_resource: Any) -> bool:
+    return False
