@@ -94,6 +94,7 @@ class Engine(Verbs):
         self._driver: Driver | None = None
         self._pool: EnginePool | None = None
         self._opening = Turns()
+        self._take: Callable[[], Slot[DriverConnection] | None] = self._take_from_deferred
         self._deferred_options = options
         if url is not None:
             self.init(url or None, **options)
@@ -132,6 +133,7 @@ class Engine(Verbs):
         self._command_timeout = self.options.command_timeout
         self._driver = self._create_driver(target, merged)
         self._pool = EnginePool(self)
+        self._take = self._pool.take
 
     def _read_url(self, url: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a name for messages and the target; the URL's options go below those given."""
@@ -339,7 +341,10 @@ class Engine(Verbs):
         connection = current_connection(self)
         if connection is not None:
             return connection._use()
-        return self.pool.take()
+        return self._take()
+
+    def _take_from_deferred(self) -> None:
+        _ = self.pool  # refuses
 
     async def _wait(self) -> AbstractContextManager[DriverConnection]:
         connection = current_connection(self)

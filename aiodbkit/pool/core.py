@@ -22,7 +22,7 @@ from aiodbkit.pool import report
 from aiodbkit.pool.keeper import Keeper, ResourceCalls
 from aiodbkit.pool.pace import Pace
 from aiodbkit.pool.slot import Slot, SlotState
-from aiodbkit.pool.stats import Histogram, PoolStats
+from aiodbkit.pool.stats import PoolStats, percentiles, recent_times
 from aiodbkit.pool.waiters import Waiter, WaitQueue
 
 __all__ = ["PoolCore", "PoolState"]
@@ -41,6 +41,9 @@ class PoolState(Enum):
     OPEN = auto()
     CLOSING = auto()
     CLOSED = auto()
+
+
+_OPEN = PoolState.OPEN
 
 
 class PoolCore(Generic[R]):
@@ -77,8 +80,8 @@ class PoolCore(Generic[R]):
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._acquired = self._timeouts = self._overloads = 0
-        self._wait_times = Histogram()
-        self._hold_times = Histogram()
+        self._wait_times = recent_times()
+        self._hold_times = recent_times()
 
     @property
     def was_closed(self) -> bool:
@@ -142,20 +145,22 @@ class PoolCore(Generic[R]):
             return
         now = monotonic()
         held = now - slot.since
-        self._hold_times.add(held)
+        self._hold_times.append(held)
         slot.holder = None
         slot.uses += 1
         if self._is_dirty(slot.resource):
             self._keeper.mend(slot)
         elif now >= slot.expires_at or slot.uses == self.options.max_uses:
             self._keeper.retire(slot)
-        elif self._queue or self._state is not PoolState.OPEN:
+        elif self._queue.waiters or self._state is not _OPEN:
             self._pace.released(now, held)
             self._offer(slot)
         else:
             slot.state = _IDLE
             slot.since = now
-            slot.fresh_until = min(now + self._fresh_for, slot.expires_at)
+            fresh_until = now + self._fresh_for
+            # Not min(): this line is run for every query.
+            slot.fresh_until = fresh_until if fresh_until < slot.expires_at else slot.expires_at
             self._idle.append(slot)
 
     def note_failure(self, slot: Slot[R], error: BaseException) -> None:
@@ -209,7 +214,7 @@ class PoolCore(Generic[R]):
         self._keeper.move(slot, _LENT)
         slot.holder = waiter.task
         self._acquired += 1
-        self._wait_times.add(now - waiter.since)
+        self._wait_times.append(now - waiter.since)
         waiter.future.set_result(slot)
 
     def _grow(self) -> None:
@@ -317,9 +322,9 @@ class PoolCore(Generic[R]):
             timeouts=self._timeouts,
             overloads=self._overloads,
             errors=keeper.errors,
-            wait_time=self._wait_times.percentiles(),
-            hold_time=self._hold_times.percentiles(),
-            connect_time=keeper.connect_times.percentiles(),
+            wait_time=percentiles(self._wait_times),
+            hold_time=percentiles(self._hold_times),
+            connect_time=percentiles(keeper.connect_times),
         )
 
     def lent(self) -> list[Slot[R]]:

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from aiodbkit.errors import CannotConnectError, InterfaceError
 from aiodbkit.options import PoolOptions
 from aiodbkit.pool.slot import Slot, SlotState
-from aiodbkit.pool.stats import Histogram
+from aiodbkit.pool.stats import recent_times
 
 __all__ = ["Keeper", "ResourceCalls"]
 
@@ -74,7 +74,7 @@ class Keeper(Generic[R]):
         self.counts = dict.fromkeys(SlotState, 0)  # exact for all but IDLE and LENT
         self.emptied = asyncio.Event()
         self.opened = self.closed = self.errors = 0
-        self.connect_times = Histogram()
+        self.connect_times = recent_times()
 
     @property
     def busy(self) -> int:
@@ -184,7 +184,7 @@ class Keeper(Generic[R]):
             return
         took = monotonic() - began
         self.opened += 1
-        self.connect_times.add(took)
+        self.connect_times.append(took)
         self._events.connected(slot, took)
         self._events.slot_ready(slot, prepared=False)
 

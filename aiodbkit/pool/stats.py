@@ -1,21 +1,27 @@
-"""Exact counters and percentiles in a fixed amount of memory."""
+"""Exact counters, and percentiles of the recent past in a fixed amount of memory."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
-from math import frexp, ldexp
 
-__all__ = ["Histogram", "Percentiles", "PoolStats"]
+__all__ = ["Percentiles", "PoolStats", "percentiles", "recent_times"]
 
-# Sixteen buckets for each power of two: a percentile is at most 6.25 % too high.
-_STEPS = 16
-_LOWEST = -20  # 2**-20 s is about a microsecond
-_HIGHEST = 20  # 2**20 s is about twelve days
+_KEPT = 4096
+
+
+def recent_times() -> deque[float]:
+    """Return a window of times: appending costs nothing worth counting on the warm path."""
+    return deque(maxlen=_KEPT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Percentiles:
-    """A distribution of times, in seconds."""
+    """The latest times of one kind, in seconds.
+
+    Attributes:
+        count: how many they are, 4096 at most.
+    """
 
     count: int
     mean: float
@@ -25,55 +31,21 @@ class Percentiles:
     max: float
 
 
-class Histogram:
-    """Logarithmic buckets: adding is O(1), memory is fixed, zero has a bucket of its own."""
+def percentiles(times: deque[float]) -> Percentiles:
+    """Return the distribution of a window; all zeros when it is empty."""
+    ordered = sorted(times) or [0.0]
 
-    __slots__ = ("_buckets", "_max", "_sum", "_zeros")
+    def at(share: float) -> float:
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
-    def __init__(self) -> None:
-        self._buckets = [0] * ((_HIGHEST - _LOWEST) * _STEPS)
-        self._zeros = 0
-        self._sum = 0.0
-        self._max = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one time, in seconds."""
-        if value <= 0.0:
-            self._zeros += 1
-            return
-        mantissa, exponent = frexp(value)  # 0.5 <= mantissa < 1
-        place = (exponent - 1 - _LOWEST) * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
-        self._buckets[min(max(place, 0), len(self._buckets) - 1)] += 1
-        self._sum += value
-        self._max = max(self._max, value)
-
-    def percentiles(self) -> Percentiles:
-        """Return the distribution so far."""
-        total = self._zeros + sum(self._buckets)
-        return Percentiles(
-            count=total,
-            mean=self._sum / total if total else 0.0,
-            p50=self._at(total, 0.50),
-            p95=self._at(total, 0.95),
-            p99=self._at(total, 0.99),
-            max=self._max,
-        )
-
-    def _at(self, total: int, share: float) -> float:
-        wanted = total * share
-        seen = self._zeros
-        if seen >= wanted:
-            return 0.0
-        for place, number in enumerate(self._buckets):
-            seen += number
-            if seen >= wanted:
-                return min(self._upper_edge(place), self._max)
-        return self._max
-
-    @staticmethod
-    def _upper_edge(place: int) -> float:
-        exponent, step = divmod(place, _STEPS)
-        return ldexp(0.5 + (step + 1) / (2 * _STEPS), exponent + 1 + _LOWEST)
+    return Percentiles(
+        count=len(times),
+        mean=sum(ordered) / len(ordered),
+        p50=at(0.50),
+        p95=at(0.95),
+        p99=at(0.99),
+        max=ordered[-1],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +62,7 @@ class PoolStats:
         acquired: how often one was lent.
         timeouts, overloads: callers refused by ``acquire_timeout`` and ``max_waiting``.
         errors: failed connects, checks and cleanings.
-        wait_time, hold_time, connect_time: distributions, in seconds.
+        wait_time, hold_time, connect_time: the latest times, in seconds.
     """
 
     size: int

@@ -30,30 +30,30 @@ class WaitQueue(Generic[R]):
     """An ordered set of waiters: joining, leaving and serving are O(1)."""
 
     def __init__(self) -> None:
-        self._waiters: OrderedDict[Waiter[R], None] = OrderedDict()
+        self.waiters: OrderedDict[Waiter[R], None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     def join(
         self, waiter: Waiter[R], timeout: float, timed_out: Callable[[Waiter[R]], BaseException]
     ) -> None:
         """Put a waiter at the end; ``timed_out`` makes its error when ``timeout`` has passed."""
-        self._waiters[waiter] = None
+        self.waiters[waiter] = None
         loop = waiter.future.get_loop()
         waiter.timer = loop.call_later(timeout, self._expire, waiter, timed_out)
 
     def leave(self, waiter: Waiter[R]) -> None:
         """Take a waiter out, wherever it stands."""
-        self._waiters.pop(waiter, None)
+        self.waiters.pop(waiter, None)
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
 
     def next(self) -> Waiter[R] | None:
         """Take out and return the first one that still waits."""
-        while self._waiters:
-            waiter = next(iter(self._waiters))
+        while self.waiters:
+            waiter = next(iter(self.waiters))
             self.leave(waiter)
             # A waiter that was cancelled in this very turn of the loop has not left yet.
             if not waiter.future.done():

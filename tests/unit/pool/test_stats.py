@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiodbkit import ConfigurationError, PoolOverloadedError, PoolTimeoutError
-from aiodbkit.pool.stats import Histogram
+from aiodbkit.pool.stats import percentiles, recent_times
 from tests.unit.pool.scripted import Script, settle, start, waiting
 
 
@@ -100,19 +100,18 @@ async def test_resizing_refuses_what_the_constructor_would():
         assert (pool.min_size, pool.max_size) == (0, 2)
 
 
-def test_percentiles_are_close_and_never_too_low_nor_above_the_maximum():
-    histogram = Histogram()
-    times = [number / 1000 for number in range(1, 1001)]
-    for time in times:
-        histogram.add(time)
-    found = histogram.percentiles()
-    assert found.count == 1000
-    assert found.max == 1.0
-    assert 0.5 <= found.p50 <= 0.5 * 1.0625
-    assert 0.99 <= found.p99 <= 1.0
-    assert found.mean == pytest.approx(sum(times) / 1000)
+def test_percentiles_are_those_of_the_latest_times():
+    times = recent_times()
+    times.extend([1000.0] * 5000)
+    times.extend(number / 1000 for number in range(1, 4097))
+    found = percentiles(times)
+    assert found.count == 4096
+    assert found.max == 4.096
+    assert found.p50 == pytest.approx(2.048, rel=0.01)
+    assert found.p99 == pytest.approx(4.055, rel=0.01)
+    assert found.mean == pytest.approx(2.0485)
 
 
 def test_an_empty_distribution_is_all_zeros():
-    found = Histogram().percentiles()
+    found = percentiles(recent_times())
     assert (found.count, found.p50, found.max) == (0, 0.0, 0.0)
