@@ -162,7 +162,7 @@ def value(columns: Sequence[str], rows: Sequence[Values], column: int | str = 0)
     Raises:
         MissingColumnError: there is no such column.
     """
-    if rows and column == 0:  # the way of nearly every query
+    if rows and columns and column == 0:  # the way of nearly every query
         return rows[0][0]
     if rows:
         return rows[0][_position(columns, column)]

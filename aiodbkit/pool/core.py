@@ -160,7 +160,8 @@ class PoolCore(Generic[R]):
             slot.since = now
             fresh_until = now + self._fresh_for
             # Not min(): this line is run for every query.
-            slot.fresh_until = fresh_until if fresh_until < slot.expires_at else slot.expires_at
+            expires_at = slot.expires_at
+            slot.fresh_until = fresh_until if fresh_until < expires_at else expires_at  # noqa: FURB136
             self._idle.append(slot)
 
     def note_failure(self, slot: Slot[R], error: BaseException) -> None:
