@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aiodbkit.driver import DriverConnection, DriverCursor, Fetched, Params
-from aiodbkit.errors import InterfaceError
+from aiodbkit.errors import Error, InterfaceError, QueryTimeoutError
 from aiodbkit.options import TransactionOptions
 from aiodbkit.rows import converter, make_rows
 
@@ -143,7 +143,7 @@ class Stream(Generic[T]):
         with connection._use() or await connection._wait() as driver:
             closing.driver = driver
             if can.cursor_needs_transaction and not driver.in_transaction:
-                await driver.begin(TransactionOptions())
+                await self._begin(driver)
                 closing.ends_transaction = True
             closing.cursor = await driver.open_cursor(
                 self._sql, self._params, self._timeout, self._batch_size
@@ -151,6 +151,19 @@ class Stream(Generic[T]):
             if self._owned or closing.ends_transaction or can.cursor_is_exclusive:
                 connection._keep_turn(self)
                 self._keeps_turn = True
+
+    async def _begin(self, driver: DriverConnection) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await driver.begin(TransactionOptions())
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            driver.suspect = True
+            raise QueryTimeoutError(
+                f"the transaction for the cursor did not begin within {self._timeout} s",
+                query=self._sql,
+            ) from error
 
     async def _next_batch(self) -> Fetched:
         connection, cursor = self._connection, self._closing.cursor

@@ -21,6 +21,7 @@ from aiodbkit.errors import (
     ConnectionLostError,
     Error,
     InternalError,
+    QueryTimeoutError,
     TransactionScopeError,
 )
 from aiodbkit.options import ChildTasks, TransactionOptions
@@ -68,6 +69,7 @@ class Transaction:
         self._due: list[Hook] = []
         self.child_tasks = child_tasks
         self.by_hand = by_hand
+        self._task = asyncio.current_task()
         self.state = TransactionState.NEW
 
     def __repr__(self) -> str:
@@ -107,6 +109,7 @@ class Transaction:
     async def begin(self) -> None:
         """Send BEGIN, or SAVEPOINT."""
         if self._parent is not None:
+            self._refuse_other_task(self._parent)
             self._refuse_other_options()
         with self._connection._use() or await self._connection._wait() as driver:
             if self._parent is not None:
@@ -117,7 +120,7 @@ class Transaction:
                     "connection: use transaction() or begin() for it, so that its end is known"
                 )
             else:
-                await driver.begin(self._options)
+                await self._begin_outermost(driver)
         self.state = TransactionState.ACTIVE
         self._connection._innermost = self
 
@@ -210,11 +213,24 @@ class Transaction:
             await self._commit(driver)
 
     async def _commit(self, driver: DriverConnection) -> None:
+        limit = self._connection._command_timeout
         try:
-            await driver.commit()
+            async with asyncio.timeout(limit):
+                await driver.commit()
         except CommitUnknownError:
             self.state = TransactionState.LOST
             raise
+        except TimeoutError as error:
+            if isinstance(error, Error):  # a lock timeout of a deferred check
+                await self._roll_back(driver)
+                raise
+            self.state = TransactionState.LOST
+            driver.suspect = True
+            raise CommitUnknownError(
+                f"COMMIT was not answered within command_timeout={limit} s: whether it took "
+                "effect is unknown",
+                query="COMMIT",
+            ) from error
         except Error:
             await self._roll_back(driver)
             raise
@@ -232,6 +248,19 @@ class Transaction:
             logger.info("a rollback failed, the connection is discarded: %s", error)
             driver.abort()
         self._ended(TransactionState.ROLLED_BACK)
+
+    async def _begin_outermost(self, driver: DriverConnection) -> None:
+        limit = self._connection._command_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await driver.begin(self._options)
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            driver.suspect = True
+            raise QueryTimeoutError(
+                f"BEGIN was not answered within command_timeout={limit} s", query="BEGIN"
+            ) from error
 
     async def _savepoint(self, driver: DriverConnection) -> None:
         with self._dooming():
@@ -286,6 +315,15 @@ class Transaction:
     @property
     def _name(self) -> str:
         return f"aiodbkit_{self._depth}"
+
+    def _refuse_other_task(self, parent: Transaction) -> None:
+        if parent._task is not self._task:
+            owner = parent._task.get_name() if parent._task is not None else "another task"
+            raise TransactionScopeError(
+                f"a transaction of task {owner!r} is open on this connection, and one of this "
+                "task inside it would be undone with it: run the statements in that transaction "
+                "without one of your own, or take a connection for this task"
+            )
 
     def _refuse_other_options(self) -> None:
         if not self._options.is_default and self._options != self._root._options:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import random
 from enum import Enum, auto
 from time import monotonic
@@ -18,9 +19,10 @@ from typing import Generic, TypeVar
 
 from aiodbkit.errors import InterfaceError, PoolClosedError, PoolOverloadedError
 from aiodbkit.options import PoolOptions, RetryPolicy
-from aiodbkit.pool import report
+from aiodbkit.pool import fork, report
 from aiodbkit.pool.keeper import Keeper, ResourceCalls
 from aiodbkit.pool.pace import Pace
+from aiodbkit.pool.shedding import Shedder
 from aiodbkit.pool.slot import Slot, SlotState
 from aiodbkit.pool.stats import PoolStats, percentiles, recent_times
 from aiodbkit.pool.waiters import Waiter, WaitQueue
@@ -29,7 +31,10 @@ __all__ = ["PoolCore", "PoolState"]
 
 R = TypeVar("R")
 
+logger = logging.getLogger("aiodbkit.pool")
+
 NEVER = float("inf")
+_REPORTED = ""
 _IDLE = SlotState.IDLE
 _LENT = SlotState.LENT
 
@@ -64,8 +69,10 @@ class PoolCore(Generic[R]):
         self._fresh_for = NEVER if options.check == "never" else options.check_after
         if self._always_checks:
             self._fresh_for = 0.0
+        self._notes_origin = options.leak_after is not None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forget()
+        fork.watch(self)
 
     def _forget(self) -> None:
         """Start from nothing: a new pool, or one whose loop has ended."""
@@ -75,6 +82,7 @@ class PoolCore(Generic[R]):
         self._idle: list[Slot[R]] = []  # a stack: the most recently used is on top
         self._queue: WaitQueue[R] = WaitQueue()
         self._pace = Pace(self._connect_retry)
+        self._shedder = Shedder(self.options.shed_after)
         self._failure: BaseException | None = None  # why the latest connect failed
         self._dispatch_timer: asyncio.TimerHandle | None = None
         self._upkeep_timer: asyncio.TimerHandle | None = None
@@ -104,6 +112,8 @@ class PoolCore(Generic[R]):
         slot.since = now
         slot.holder = asyncio.current_task(self._loop)
         self._acquired += 1
+        if self._notes_origin:
+            slot.origin = report.origin()
         return slot
 
     async def wait(self, timeout: float | None = None) -> Slot[R]:
@@ -113,8 +123,12 @@ class PoolCore(Generic[R]):
         limit = self.options.acquire_timeout if timeout is None else timeout
         self._queue.join(waiter, limit, self._timed_out)
         self._dispatch()
+        self._refuse_deadlock(waiter)
+        origin = report.origin() if self._notes_origin else None
         try:
-            return await waiter.future
+            slot = await waiter.future
+            slot.origin = origin
+            return slot
         except BaseException:
             self._queue.leave(waiter)
             future = waiter.future
@@ -135,6 +149,22 @@ class PoolCore(Generic[R]):
             self._overloads += 1
             raise PoolOverloadedError(report.overloaded(self, limit))
 
+    def _refuse_deadlock(self, waiter: Waiter[R]) -> None:
+        """Refuse the holder whose waiting leaves nobody who could give a connection back.
+
+        Only a holder that begins to wait can close the circle.
+        """
+        if waiter.future.done() or self._in_use < self.max_size:
+            return
+        lent = self.lent()
+        if not any(slot.holder is waiter.task for slot in lent):
+            return
+        waiting = {other.task for other in self._queue.waiters}
+        if all(slot.holder in waiting for slot in lent):
+            self._queue.leave(waiter)
+            self._timeouts += 1
+            raise report.deadlocked(self)
+
     def _timed_out(self, waiter: Waiter[R]) -> BaseException:
         self._timeouts += 1
         return report.timed_out(self, waiter, self._failure)
@@ -148,9 +178,13 @@ class PoolCore(Generic[R]):
         self._hold_times.append(held)
         slot.holder = None
         slot.uses += 1
+        if self._notes_origin:
+            self._origin_done(slot, held)
+        if slot.uses == self.options.max_uses:
+            slot.expires_at = 0.0
         if self._is_dirty(slot.resource):
             self._keeper.mend(slot)
-        elif now >= slot.expires_at or slot.uses == self.options.max_uses:
+        elif now >= slot.expires_at:
             self._keeper.retire(slot)
         elif self._queue.waiters or self._state is not _OPEN:
             self._pace.released(now, held)
@@ -163,6 +197,19 @@ class PoolCore(Generic[R]):
             expires_at = slot.expires_at
             slot.fresh_until = fresh_until if fresh_until < expires_at else expires_at  # noqa: FURB136
             self._idle.append(slot)
+
+    def report_leaks(self, now: float) -> None:
+        """Log each connection that is held for longer than ``leak_after``, once."""
+        limit = self.options.leak_after
+        for slot in self.lent():
+            if limit is not None and slot.origin and now - slot.since > limit:
+                logger.warning(report.leaked(self, slot))
+                slot.origin = _REPORTED
+
+    def _origin_done(self, slot: Slot[R], held: float) -> None:
+        if slot.origin == _REPORTED:
+            logger.warning("%s: the connection came back after %.1f s", self.name, held)
+        slot.origin = None
 
     def note_failure(self, slot: Slot[R], error: BaseException) -> None:
         """Told by a slot that its use ended with an exception."""
@@ -205,7 +252,7 @@ class PoolCore(Generic[R]):
     def _hand_over(self, slot: Slot[R]) -> None:
         """Give a ready slot to the first in line and to nobody else; without one, to the stack."""
         now = monotonic()
-        waiter = self._queue.next()
+        waiter = self._next_waiter(now)
         slot.since = now
         if waiter is None:
             self._keeper.move(slot, _IDLE)
@@ -217,6 +264,25 @@ class PoolCore(Generic[R]):
         self._acquired += 1
         self._wait_times.append(now - waiter.since)
         waiter.future.set_result(slot)
+
+    def _next_waiter(self, now: float) -> Waiter[R] | None:
+        """Return the first in line; those who have waited too long for an overload are refused."""
+        self.shed(now)
+        waiter = self._queue.next()
+        if waiter is None:
+            self._shedder.nobody_waits()
+        return waiter
+
+    def shed(self, now: float) -> None:
+        """Refuse those in front who have waited too long, while the line does not get shorter."""
+        while (waiter := self._queue.first) is not None:
+            waited = now - waiter.since
+            too_long = self._shedder.longest_wait(now, waited)
+            if too_long is None or waited <= too_long:
+                return
+            self._queue.leave(waiter)
+            self._overloads += 1
+            waiter.future.set_exception(report.shed(self, waited))
 
     def _grow(self) -> None:
         """Open what the demand needs beyond what is on its way."""
@@ -332,6 +398,13 @@ class PoolCore(Generic[R]):
         """Return the slots in callers' hands, the one held longest first."""
         lent = [slot for slot in self._keeper.slots if slot.state is _LENT]
         return sorted(lent, key=lambda slot: slot.since)
+
+    def leave_to_parent(self) -> object:
+        """In a forked child: forget everything, and return it so that it is kept untouched."""
+        inherited = (self._keeper, self._idle, self._queue, self._loop)
+        self._forget()
+        self._loop = None
+        return inherited
 
     def _refuse_unless_ended(self, loop: asyncio.AbstractEventLoop) -> None:
         """Refuse another loop while it can run; what it left behind when it ended is forgotten."""

@@ -218,14 +218,19 @@ class Pool(PoolCore[R], Generic[R, L]):
     # Upkeep
 
     def _schedule_upkeep(self) -> None:
-        limits = (self.options.idle_timeout, self.options.max_lifetime)
+        options = self.options
+        limits = (options.idle_timeout, options.max_lifetime, options.leak_after)
         shortest = min((limit for limit in limits if limit is not None), default=60.0)
+        if options.shed_after is not None:
+            shortest = min(shortest, options.shed_after * 4)
         period = min(max(shortest / 4, 0.05), 30.0)
         self._upkeep_timer = asyncio.get_running_loop().call_later(period, self._keep_up)
 
     def _keep_up(self) -> None:
         """Close what is dead, too old or idle for too long; restore the minimum."""
         now = monotonic()
+        self.report_leaks(now)
+        self.shed(now)
         limit = NEVER if self.options.idle_timeout is None else self.options.idle_timeout
         spare = len(self._keeper.slots) - self.min_size
         idle, self._idle = self._idle, []

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from aiodbkit.errors import PoolTimeoutError
+from aiodbkit.errors import PoolOverloadedError, PoolTimeoutError
 
 if TYPE_CHECKING:
     from aiodbkit.pool.core import PoolCore
+    from aiodbkit.pool.slot import Slot
     from aiodbkit.pool.waiters import Waiter
 
-__all__ = ["holders", "overloaded", "sizes", "timed_out"]
+__all__ = ["deadlocked", "holders", "leaked", "origin", "overloaded", "shed", "sizes", "timed_out"]
 
 _MOST_NAMED = 5
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 def sizes(pool: PoolCore[Any]) -> str:
@@ -61,3 +65,41 @@ def timed_out(
     error = PoolTimeoutError(text)
     error.__cause__ = failure
     return error
+
+
+def deadlocked(pool: PoolCore[Any]) -> PoolTimeoutError:
+    """Return the error of the task whose waiting would let all wait for each other for ever."""
+    return PoolTimeoutError(
+        f"{pool.name}: deadlock: each of the {pool.max_size} connections is held by a task that "
+        f"waits for another one; {holders(pool)}. Take the second connection after giving the "
+        "first back, use the one that the task has, or raise max_size"
+    )
+
+
+def shed(pool: PoolCore[Any], waited: float) -> PoolOverloadedError:
+    """Return the error of a caller that waited too long while the queue does not get shorter."""
+    return PoolOverloadedError(
+        f"{pool.name} is overloaded: refused after {waited:.2f} s in line, as waits stay above "
+        f"shed_after={pool.options.shed_after:g} s; {sizes(pool)}; {holders(pool)}. Try again "
+        "later, hold connections for less time, or raise max_size or shed_after"
+    )
+
+
+def origin() -> str:
+    """Return the place outside of this package that is taking a connection now."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    if frame is None:
+        return "an unknown place"
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+
+
+def leaked(pool: PoolCore[Any], slot: Slot[Any]) -> str:
+    """Return the line that is logged for a connection held for too long."""
+    return (
+        f"{pool.name}: a connection is held for {monotonic() - slot.since:.1f} s by "
+        f"{_name(slot.holder)}, longer than leak_after={pool.options.leak_after:g} s; it was "
+        f"taken at {slot.origin}"
+    )

@@ -42,6 +42,7 @@ class Slot(Generic[R]):
         expires_at: monotonic time after which it is not lent again; 0.0 is at once.
         holder: the task that took it, for messages.
         uses: how often it was lent.
+        origin: where it was taken, if ``leak_after`` is set; empty once it was reported.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Slot(Generic[R]):
         "expires_at",
         "fresh_until",
         "holder",
+        "origin",
         "resource",
         "since",
         "state",
@@ -65,6 +67,7 @@ class Slot(Generic[R]):
         self.expires_at = 0.0
         self.holder: asyncio.Task[Any] | None = None
         self.uses = 0
+        self.origin: str | None = None
 
     def __enter__(self) -> R:
         return self.resource

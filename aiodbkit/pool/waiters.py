@@ -50,15 +50,22 @@ class WaitQueue(Generic[R]):
             waiter.timer.cancel()
             waiter.timer = None
 
-    def next(self) -> Waiter[R] | None:
-        """Take out and return the first one that still waits."""
+    @property
+    def first(self) -> Waiter[R] | None:
+        """The first one that still waits."""
         while self.waiters:
             waiter = next(iter(self.waiters))
-            self.leave(waiter)
-            # A waiter that was cancelled in this very turn of the loop has not left yet.
             if not waiter.future.done():
                 return waiter
+            self.leave(waiter)  # cancelled in this very turn of the loop, it has not left yet
         return None
+
+    def next(self) -> Waiter[R] | None:
+        """Take out and return the first one that still waits."""
+        waiter = self.first
+        if waiter is not None:
+            self.leave(waiter)
+        return waiter
 
     def refuse_all(self, error: Callable[[], BaseException]) -> None:
         """End all waiting with an error, one of its own for each."""

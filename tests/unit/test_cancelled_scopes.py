@@ -16,7 +16,7 @@ from tests.unit.scripted_driver import ScriptedEngine, Server
 async def assert_whole(db, server):
     """The pool can lend all its connections, each out of any transaction and in step."""
     await settle()
-    connections = await asyncio.gather(*(db.pool.acquire(timeout=5) for _ in range(2)))
+    connections = await asyncio.gather(*(db.pool.acquire(timeout=5) for _ in range(3)))
     for connection in connections:
         assert not connection.in_transaction
         assert await connection.fetch_val("select") is not None
@@ -72,7 +72,7 @@ async def test_cancelled_at_any_turn_a_scope_gives_its_connection_back_clean(wor
     for turn in range(60):
         server = Server()
         server.hooks = []
-        async with ScriptedEngine(server, max_size=2) as db:
+        async with ScriptedEngine(server, max_size=3) as db:
 
             async def limited(scope, db=db):
                 with scope:
