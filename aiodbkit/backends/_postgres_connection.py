@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import asyncpg
@@ -52,6 +52,8 @@ from aiodbkit.options import TransactionOptions
 from aiodbkit.wire import IdleSocket
 
 __all__ = ["PostgresConnection"]
+
+_SendMany = Callable[[str, list[Sequence[Any]], float | None], Awaitable[None]]
 
 _IN_STEP = "SELECT 1"
 _UNDO_MANY = "ROLLBACK TO SAVEPOINT aiodbkit_many; RELEASE SAVEPOINT aiodbkit_many"
@@ -177,17 +179,52 @@ class PostgresConnection(DriverConnection):
     async def execute_many(
         self, sql: str, rows: Sequence[Params], timeout: float | None
     ) -> ExecuteResult:
+        if self.in_transaction:
+            await self._execute_many(sql, rows, timeout, self._send_many_or_none)
+        else:
+            async with self._own_transaction(timeout):
+                await self._execute_many(sql, rows, timeout, self._send_many)
+        return ExecuteResult(-1)
+
+    @contextlib.asynccontextmanager
+    async def _own_transaction(self, timeout: float | None) -> AsyncIterator[None]:
+        """For bulk work: what a deadline or a cancellation leaves unfinished cannot commit itself.
+
+        An interrupted one is ended by `recover`.
+        """
+        self._resync = "ROLLBACK"
+        await self._send("BEGIN", timeout)
+        try:
+            yield
+        except Error:
+            if not self.suspect and not self.is_closed:
+                await self._send("ROLLBACK")
+                self._resync = _IN_STEP
+            raise
+        try:
+            async with asyncio.timeout(timeout):
+                await self.commit()
+        except TimeoutError as error:
+            self.suspect = True
+            raise CommitUnknownError(
+                f"COMMIT was not answered within timeout={timeout} s: whether the rows are there "
+                "is unknown",
+                query="COMMIT",
+            ) from error
+        self._resync = _IN_STEP
+
+    async def _execute_many(
+        self, sql: str, rows: Sequence[Params], timeout: float | None, send: _SendMany
+    ) -> None:
         known = plan(sql)
         if known.special:
             self._prepare_for(known, None)
         text, batch = known.statement.bind_many(rows)
-        send = self._send_many_or_none if self.in_transaction else self._send_many
         try:
             await send(text, batch, timeout)
         except Exception as error:
             sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
             raise self._failed(error, sent, text) from error
-        return ExecuteResult(-1)
 
     async def _send_many_or_none(
         self, text: str, batch: list[Sequence[Any]], timeout: float | None
@@ -234,6 +271,18 @@ class PostgresConnection(DriverConnection):
         timeout: float | None,
     ) -> int:
         """COPY the rows in. An error of the caller's own iterable passes as it is."""
+        if self.in_transaction:
+            return await self._copy_in(table, columns, rows, timeout)
+        async with self._own_transaction(timeout):
+            return await self._copy_in(table, columns, rows, timeout)
+
+    async def _copy_in(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        timeout: float | None,
+    ) -> int:
         sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         schema, _, name = table.rpartition(".")
         source = feed(rows)

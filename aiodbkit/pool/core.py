@@ -160,7 +160,7 @@ class PoolCore(Generic[R]):
         if not any(slot.holder is waiter.task for slot in lent):
             return
         waiting = {other.task for other in self._queue.waiters}
-        if all(slot.holder in waiting for slot in lent):
+        if all(slot.holder in waiting and not slot.is_handed_out for slot in lent):
             self._queue.leave(waiter)
             self._timeouts += 1
             raise report.deadlocked(self)
@@ -177,6 +177,7 @@ class PoolCore(Generic[R]):
         held = now - slot.since
         self._hold_times.append(held)
         slot.holder = None
+        slot.is_handed_out = False
         slot.uses += 1
         if self._notes_origin:
             self._origin_done(slot, held)

@@ -98,7 +98,13 @@ class Acquire(Generic[L]):
         self._lease: L | None = None
 
     def __await__(self) -> Generator[Any, None, L]:
-        return self._pool._borrow(self._timeout).__await__()
+        return self._hand_out().__await__()
+
+    async def _hand_out(self) -> L:
+        lease = await self._pool._borrow(self._timeout)
+        if lease._slot is not None:
+            lease._slot.is_handed_out = True
+        return lease
 
     async def __aenter__(self) -> L:
         if self._lease is not None:

@@ -41,6 +41,7 @@ class Slot(Generic[R]):
             the earlier of the next check and the end of its life.
         expires_at: monotonic time after which it is not lent again; 0.0 is at once.
         holder: the task that took it, for messages.
+        is_handed_out: taken without a block, so that any task may give it back.
         uses: how often it was lent.
         origin: where it was taken, if ``leak_after`` is set; empty once it was reported.
     """
@@ -50,6 +51,7 @@ class Slot(Generic[R]):
         "expires_at",
         "fresh_until",
         "holder",
+        "is_handed_out",
         "origin",
         "resource",
         "since",
@@ -67,6 +69,7 @@ class Slot(Generic[R]):
         self.expires_at = 0.0
         self.holder: asyncio.Task[Any] | None = None
         self.uses = 0
+        self.is_handed_out = False
         self.origin: str | None = None
 
     def __enter__(self) -> R:

@@ -92,21 +92,19 @@ async def test_a_cancelled_execute_many_ends_and_leaves_nothing(
             async with hasty.connection() as conn:
                 await conn.execute_many(ADD, [{"id": 0, "body": ""}])
                 raws.append(conn.raw)
-                proxy.hole("up")
                 if floor == "engine":
-                    await conn.execute_many(ADD, rows)
+                    await insert_after(conn, b"BEGIN")
                 else:
-                    await insert_in_transaction(conn)
+                    async with conn.transaction():
+                        await conn.execute(ADD, {"id": 5000, "body": ""})
+                        await insert_after(conn, b"aiodbkit_many")
 
-    async def insert_in_transaction(conn: aiodbkit.Connection) -> None:
-        proxy.heal()
-        async with conn.transaction():
-            await conn.execute(ADD, {"id": 5000, "body": ""})
-            # The savepoint passes, and then the way is shut.
-            sending = proxy.seen(b"aiodbkit_many")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(shut(sending))
-                await conn.execute_many(ADD, rows)
+    async def insert_after(conn: aiodbkit.Connection, last: bytes) -> None:
+        """What goes before the rows passes, and then the way is shut."""
+        sending = proxy.seen(last)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(shut(sending))
+            await conn.execute_many(ADD, rows)
 
     async def shut(seen: Awaitable[None]) -> None:
         await seen
@@ -373,7 +371,6 @@ async def test_transactions_of_two_tasks_are_two(db: aiodbkit.Engine) -> None:
     assert await ids(db) == [1]
 
 
-@pytest.mark.xfail(strict=True, reason="a transaction on a shared connection has no owner task yet")
 async def test_a_transaction_on_a_shared_connection_is_not_joined_by_another_task(
     db: aiodbkit.Engine,
 ) -> None:
