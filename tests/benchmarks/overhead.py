@@ -10,6 +10,7 @@ before the driver's call. Rounds of both alternate, so that noise of the machine
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 import tempfile
@@ -95,7 +96,11 @@ async def frames_and_calls(db: aiodbkit.Engine) -> tuple[int, int]:
             return
         if frame.f_code.co_filename.startswith(package):
             calls += 1
-        elif any(f"{os.sep}{driver}{os.sep}" in frame.f_code.co_filename for driver in DRIVERS):
+        elif frame.f_code.co_flags & inspect.CO_COROUTINE and any(
+            # Not what the driver is asked for free, before: whether the connection is closed.
+            f"{os.sep}{driver}{os.sep}" in frame.f_code.co_filename
+            for driver in DRIVERS
+        ):
             number, below = 0, frame.f_back
             while below is not None:
                 number += below.f_code.co_filename.startswith(package)
