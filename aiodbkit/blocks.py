@@ -139,7 +139,7 @@ class TransactionBlock(Block[Transaction]):
         self._engine = engine
         self._options = options
         self._force_rollback = force_rollback
-        self._child_tasks = child_tasks
+        self._child_tasks: ChildTasks | None = child_tasks
         self._retry = retry
         self._given = connection
         self._holder = ConnectionBlock(engine)

@@ -23,7 +23,7 @@ from aiodbkit.options import (
     RetryPolicy,
     TransactionOptions,
 )
-from aiodbkit.pool import Pool, Slot
+from aiodbkit.pool import Acquire, Pool, Slot
 from aiodbkit.pool.slot import SlotState
 from aiodbkit.scope import current_connection
 from aiodbkit.stream import Stream
@@ -44,7 +44,7 @@ _POOL_HINTS = get_type_hints(PoolOptions)
 _ENGINE_HINTS = get_type_hints(EngineOptions)
 
 
-class EnginePool(Pool[DriverConnection, Connection]):
+class EnginePool(Pool[DriverConnection]):
     """An engine's pool: lends `Connection`s, and opens itself with the first of them."""
 
     def __init__(self, engine: Engine) -> None:
@@ -59,11 +59,17 @@ class EnginePool(Pool[DriverConnection, Connection]):
             prepare=None if options.on_acquire is None else engine._prepare_connection,
             abort=_abort,
             on_failure=_note_failure,
-            lease_factory=lambda _pool, slot: Connection(engine, slot),
             options=engine.pool_options,
             connect_retry=options.connect_retry,
         )
         self._engine = engine
+
+    def acquire(self, *, timeout: float | None = None) -> Acquire[Connection]:
+        """Borrow a connection; see `Pool.acquire`."""
+        return Acquire(self._borrow, timeout)
+
+    async def _borrow(self, timeout: float | None = None) -> Connection:
+        return Connection(self._engine, self.take() or await self.wait(timeout))
 
     async def wait(self, timeout: float | None = None) -> Slot[DriverConnection]:
         """Stand in line for a slot; see `acquire`."""

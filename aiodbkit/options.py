@@ -32,9 +32,14 @@ def seconds(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what is no finite, non-negative number of seconds (None where ``optional``)."""
     if value is None and optional:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not _is_seconds(value):
         raise _refuse(name, value, "a number of seconds, 0 or more" + (", or None" * optional))
+
+
+def _is_seconds(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0
 
 
 def count(name: str, value: Any, *, least: int = 0) -> None:

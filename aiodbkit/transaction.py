@@ -67,7 +67,7 @@ class Transaction:
         self._commit_hooks: list[Hook] = []
         self._rollback_hooks: list[Hook] = []
         self._due: list[Hook] = []
-        self.child_tasks = child_tasks
+        self.child_tasks: ChildTasks = child_tasks
         self.by_hand = by_hand
         self._task = asyncio.current_task()
         self.state = TransactionState.NEW

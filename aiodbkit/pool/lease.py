@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Acquire", "Lease"]
 
 R = TypeVar("R")
-L = TypeVar("L", bound="Lease[Any]")
+L_co = TypeVar("L_co", bound="Lease[Any]", covariant=True)
 
 
 class Lease(Generic[R]):
@@ -28,7 +28,7 @@ class Lease(Generic[R]):
 
     __slots__ = ("__weakref__", "_pool", "_slot")
 
-    def __init__(self, pool: Pool[R, Any], slot: Slot[R]) -> None:
+    def __init__(self, pool: Pool[R], slot: Slot[R]) -> None:
         self._pool = pool
         self._slot: Slot[R] | None = slot
 
@@ -87,29 +87,31 @@ class Lease(Generic[R]):
         self._pool.reclaim(self._end())
 
 
-class Acquire(Generic[L]):
+class Acquire(Generic[L_co]):
     """What `Pool.acquire` returns: await it, or use it as a context manager."""
 
-    __slots__ = ("_lease", "_pool", "_timeout")
+    __slots__ = ("_borrow", "_lease", "_timeout")
 
-    def __init__(self, pool: Pool[Any, L], timeout: float | None) -> None:
-        self._pool = pool
+    def __init__(
+        self, borrow: Callable[[float | None], Awaitable[L_co]], timeout: float | None
+    ) -> None:
+        self._borrow = borrow
         self._timeout = timeout
-        self._lease: L | None = None
+        self._lease: L_co | None = None
 
-    def __await__(self) -> Generator[Any, None, L]:
+    def __await__(self) -> Generator[Any, None, L_co]:
         return self._hand_out().__await__()
 
-    async def _hand_out(self) -> L:
-        lease = await self._pool._borrow(self._timeout)
+    async def _hand_out(self) -> L_co:
+        lease = await self._borrow(self._timeout)
         if lease._slot is not None:
             lease._slot.is_handed_out = True
         return lease
 
-    async def __aenter__(self) -> L:
+    async def __aenter__(self) -> L_co:
         if self._lease is not None:
             raise InterfaceError("this acquire() is already in use: call acquire() for each block")
-        self._lease = await self._pool._borrow(self._timeout)
+        self._lease = await self._borrow(self._timeout)
         return self._lease
 
     async def __aexit__(

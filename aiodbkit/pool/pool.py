@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 from aiodbkit.errors import InterfaceError, PoolClosedError
 from aiodbkit.options import PoolOptions, RetryPolicy
@@ -15,12 +15,11 @@ from aiodbkit.pool import report
 from aiodbkit.pool.core import NEVER, PoolCore, PoolState
 from aiodbkit.pool.keeper import ResourceCalls
 from aiodbkit.pool.lease import Acquire, Lease
-from aiodbkit.pool.slot import Slot, SlotState
+from aiodbkit.pool.slot import SlotState
 
 __all__ = ["Pool"]
 
 R = TypeVar("R")
-L = TypeVar("L", bound=Lease[Any])
 
 
 class _Done:
@@ -36,7 +35,7 @@ class _Done:
 _DONE = _Done()
 
 
-class Pool(PoolCore[R], Generic[R, L]):
+class Pool(PoolCore[R], Generic[R]):
     """Lends resources to tasks, in the order in which they ask.
 
     Opened by ``await pool.open()`` or ``async with pool:``.
@@ -68,7 +67,6 @@ class Pool(PoolCore[R], Generic[R, L]):
         prepare: Callable[[R], Awaitable[Any]] | None = None,
         abort: Callable[[R], None] | None = None,
         on_failure: Callable[[R, BaseException], None] | None = None,
-        lease_factory: Callable[[Pool[R, L], Slot[R]], L] | None = None,
         options: PoolOptions | None = None,
         connect_retry: RetryPolicy | None = None,
         **more: Any,
@@ -85,7 +83,6 @@ class Pool(PoolCore[R], Generic[R, L]):
             on_failure=on_failure,
         )
         super().__init__(calls, options or PoolOptions(**more), connect_retry)
-        self._lease_factory = lease_factory or cast("Callable[[Pool[R, L], Slot[R]], L]", Lease)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r} {self._state.name.lower()}: {report.sizes(self)}>"
@@ -163,7 +160,7 @@ class Pool(PoolCore[R], Generic[R, L]):
         await keeper.end_tasks(self.options.close_timeout)
         self._state = PoolState.CLOSED
 
-    async def __aenter__(self) -> Pool[R, L]:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 
@@ -182,7 +179,7 @@ class Pool(PoolCore[R], Generic[R, L]):
 
     # Leases
 
-    def acquire(self, *, timeout: float | None = None) -> Acquire[L]:
+    def acquire(self, *, timeout: float | None = None) -> Acquire[Lease[R]]:
         """Borrow: ``await pool.acquire()`` or ``async with pool.acquire() as lease:``.
 
         Args:
@@ -194,12 +191,12 @@ class Pool(PoolCore[R], Generic[R, L]):
             PoolClosedError: the pool is not open.
             CannotConnectError: none can be opened, and there is none to wait for.
         """
-        return Acquire(self, timeout)
+        return Acquire(self._borrow, timeout)
 
-    async def _borrow(self, timeout: float | None = None) -> L:
-        return self._lease_factory(self, self.take() or await self.wait(timeout))
+    async def _borrow(self, timeout: float | None = None) -> Lease[R]:
+        return Lease(self, self.take() or await self.wait(timeout))
 
-    def release(self, lease: L) -> Awaitable[None]:
+    def release(self, lease: Lease[R]) -> Awaitable[None]:
         """Take a lease back, at once: nothing is awaited, ``await`` is allowed for symmetry.
 
         Raises:

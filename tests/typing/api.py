@@ -1,0 +1,228 @@
+"""Never run: mypy and pyright check that a user's editor knows what each public call returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict, assert_type
+
+import aiodbkit
+from aiodbkit import (
+    Connection,
+    Engine,
+    ExecuteResult,
+    MySQLEngine,
+    Pool,
+    PostgresEngine,
+    Row,
+    SQLiteEngine,
+    Transaction,
+)
+
+
+@dataclass
+class User:
+    id: int
+    name: str
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Settings(TypedDict):
+    theme: str
+
+
+def greet(row: Row) -> str:
+    return f"Hello {row['name']}"
+
+
+def engines() -> None:
+    db = aiodbkit.create_engine("sqlite:///app.db", max_size=5, command_timeout=2.5)
+    assert_type(db, Engine)
+    assert_type(SQLiteEngine("sqlite://"), SQLiteEngine)
+    assert_type(PostgresEngine(host="db", user="app", database="app"), PostgresEngine)
+    assert_type(MySQLEngine("mysql://app@db/app", child_tasks="own"), MySQLEngine)
+    some: list[Engine] = [SQLiteEngine("sqlite://"), PostgresEngine(database="a")]
+    assert_type(some[0].pool.stats().size, int)
+
+
+async def lifetime(db: PostgresEngine) -> None:
+    await db.connect()
+    await db.close(timeout=3)
+    async with db as same:
+        assert_type(same, PostgresEngine)
+    async with aiodbkit.create_engine("sqlite://") as lite:
+        assert_type(lite, Engine)
+
+
+async def verbs(db: Engine) -> None:
+    assert_type(await db.execute("delete from t where id = :id", {"id": 1}), ExecuteResult)
+    assert_type((await db.execute("delete from t")).rows_affected, int)
+    assert_type((await db.execute("delete from t", timeout=1)).last_insert_id, int | None)
+    assert_type(await db.execute_many("insert into t values (:a)", [{"a": 1}]), ExecuteResult)
+    assert_type(await db.execute_many("insert into t values (?)", [(1,), (2,)]), ExecuteResult)
+    await db.execute_script("create table t (a int); create table u (a int)")
+    assert_type(await db.fetch_all("select 1"), list[Row])
+    assert_type(await db.fetch_one("select 1", [1], timeout=0.5), Row | None)
+    assert_type(await db.fetch_val("select 1", column="a"), Any)
+    assert_type(await db.fetch_column("select 1", column=0), list[Any])
+    assert_type(await db.insert_many("t", [{"a": 1}]), int)
+    assert_type(await db.insert_many("t", [(1, 2)], columns=["a", "b"]), int)
+
+
+async def into(db: Engine) -> None:
+    assert_type(await db.fetch_all("select 1", into=User), list[User])
+    assert_type(await db.fetch_all("select 1", {"a": 1}, into=Point, timeout=1), list[Point])
+    assert_type(await db.fetch_all("select 1", into=greet), list[str])
+    assert_type(await db.fetch_one("select 1", into=User), User | None)
+    assert_type(await db.fetch_one("select 1", into=Settings), Settings | None)
+    assert_type(await db.fetch_one("select 1", into=greet), str | None)
+    nothing: type[User] | None = None
+    assert_type(await db.fetch_all("select 1", into=None), list[Row])
+    del nothing
+
+
+async def iterating(db: Engine) -> None:
+    async for row in db.iterate("select 1", batch_size=100):
+        assert_type(row, Row)
+    async for user in db.iterate("select 1", into=User):
+        assert_type(user, User)
+    async with db.iterate("select 1", {"a": 1}, into=User, timeout=1) as users:
+        async for user in users:
+            assert_type(user, User)
+    async with db.iterate("select 1") as rows:
+        async for row in rows:
+            assert_type(row, Row)
+
+
+async def insert_sources(db: Engine) -> None:
+    async def mappings() -> AsyncIterator[dict[str, int]]:
+        yield {"a": 1}
+
+    async def tuples() -> AsyncIterator[tuple[int, str]]:
+        yield 1, "a"
+
+    assert_type(await db.insert_many("t", mappings()), int)
+    assert_type(await db.insert_many("t", tuples(), columns=("a", "b")), int)
+    assert_type(await db.insert_many("t", ({"a": n} for n in range(3))), int)
+
+
+def rows(row: Row) -> None:
+    assert_type(row["id"], Any)
+    assert_type(row[0], Any)
+    assert_type(row.id, Any)
+    assert_type(len(row), int)
+    mapping: dict[str, Any] = dict(row)
+    values: tuple[Any, ...] = tuple(row)
+    del mapping, values
+
+
+async def connections(db: Engine) -> None:
+    async with db.connection() as conn:
+        assert_type(conn, Connection)
+        assert_type(await conn.fetch_all("select 1", into=User), list[User])
+        assert_type(await conn.fetch_one("select 1"), Row | None)
+        assert_type(conn.is_closed, bool)
+        assert_type(conn.in_transaction, bool)
+        assert_type(conn.raw, Any)
+        await conn.begin()
+        await conn.commit()
+        await conn.rollback()
+        async with conn.transaction() as tx:
+            assert_type(tx, Transaction)
+        async for user in conn.iterate("select 1", into=User):
+            assert_type(user, User)
+    assert_type(db.current_connection(), Connection | None)
+    async with db.execution_context() as own:
+        assert_type(own, Connection)
+    async with db.execution_context(transaction=False) as plain:
+        assert_type(plain, Connection)
+
+
+async def transactions(db: Engine) -> None:
+    async with db.transaction() as tx:
+        assert_type(tx, Transaction)
+        tx.on_commit(lambda: None)
+        tx.on_rollback(lambda: print("undone"))
+        tx.on_commit(lambda: asyncio.sleep(0))
+        await tx.rollback()
+    async with db.transaction(
+        isolation="repeatable read",
+        read_only=True,
+        deferrable=False,
+        force_rollback=True,
+        child_tasks="share",
+    ):
+        pass
+    async with db.transaction(mode="immediate"):
+        pass
+
+
+async def decorators(db: Engine) -> None:
+    @db.transaction(isolation="serializable")
+    async def transfer(source: int, target: int, *, amount: float = 1.0) -> str:
+        return f"{source} {target} {amount}"
+
+    @db.connection()
+    async def report(since: str) -> list[Row]:
+        return await db.fetch_all("select 1")
+
+    @db.execution_context(transaction=True)
+    async def audit(text: str) -> None:
+        await db.execute("insert into log values (:text)", {"text": text})
+
+    assert_type(await transfer(1, 2, amount=3.0), str)
+    assert_type(await report("2024"), list[Row])
+    await audit("x")
+    await transfer("1", 2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await transfer(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def wrong_calls(db: Engine) -> None:
+    db.transaction(isolation="snapshot")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    db.transaction(child_tasks="inherit")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await db.fetch_all(1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def pools(db: Engine) -> None:
+    conn = await db.pool.acquire()
+    assert_type(conn, Connection)
+    await db.pool.release(conn)
+    async with db.pool.acquire(timeout=2) as lent:
+        assert_type(lent, Connection)
+    assert_type(db.pool.stats().in_use, int)
+    await db.pool.resize(min_size=1, max_size=2)
+    await db.pool.expire()
+    await db.pool.check()
+
+
+class Resource:
+    """Any async resource can be pooled."""
+
+
+async def pool_of_anything() -> None:
+    async def connect() -> Resource:
+        return Resource()
+
+    async def close(resource: Resource) -> None: ...
+
+    async with Pool(connect, close=close, max_size=2) as pool:
+        async with pool.acquire() as lease:
+            assert_type(lease.resource, Resource)
+        lease = await pool.acquire(timeout=1)
+        await pool.release(lease)
+
+
+def errors(error: aiodbkit.Error) -> None:
+    assert_type(error.sqlstate, str | None)
+    assert_type(error.constraint, str | None)
+    assert_type(error.table, str | None)
+    assert_type(error.column, str | None)
+    assert_type(error.query, str | None)
+    assert_type(error.is_transient, bool)
+    base: TimeoutError = aiodbkit.QueryTimeoutError("late")
+    del base
