@@ -1,0 +1,197 @@
+"""The event loop's side of a worker thread: sends jobs, stops them, waits for the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import aiosqlite
+
+from aiodbkit.backends._sqlite_values import decode_on_this_thread
+from aiodbkit.backends._sqlite_worker import Job, Stopped, Work
+from aiodbkit.errors import ConnectionLostError
+
+__all__ = ["Stuck", "Until", "WorkerThread", "gone", "until"]
+
+# An interrupt that meets no running statement is lost, so a job that is to stop is pressed again.
+_PRESS_EVERY = 0.02
+# What cannot be stopped (SQLite waiting for a lock, a function of the user's) is not waited for.
+_GRACE = 1.0
+
+
+class Until(NamedTuple):
+    """A caller's timeout in seconds, and when it has passed, on the loop's clock."""
+
+    timeout: float
+    at: float
+
+
+def until(timeout: float | None) -> Until | None:
+    """Start a caller's timeout."""
+    if timeout is None:
+        return None
+    return Until(timeout, asyncio.get_running_loop().time() + timeout)
+
+
+class Stuck(Stopped):
+    """The job was told to stop, and has not yet."""
+
+
+def gone(sql: str | None) -> ConnectionLostError:
+    """Return the error for a job that a closed connection was given."""
+    return ConnectionLostError(
+        "the connection to the SQLite database is closed: nothing was done",
+        query=sql,
+        is_transient=True,
+    )
+
+
+class WorkerThread:
+    """Runs one job after the other on the thread of one connection of aiosqlite.
+
+    Attributes:
+        db: the connection of sqlite3.
+    """
+
+    __slots__ = ("_closed", "_job", "_raw", "_send", "_thread", "_timer", "db")
+
+    db: sqlite3.Connection
+    _thread: threading.Thread
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, raw: aiosqlite.Connection, send: Callable[[Job], Awaitable[Any]]) -> None:
+        self._raw = raw
+        self._send = send
+        self._job: Job | None = None  # the last one sent
+        self._closed = False
+
+    async def open(self, work: Work) -> Any:
+        """Run the first job, which sets the connection up."""
+
+        def first(db: sqlite3.Connection, job: Job) -> Any:
+            self.db, self._thread = db, threading.current_thread()
+            decode_on_this_thread()
+            return work(db, job)
+
+        return await self.run(first)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection or its thread are gone; the thread dies with its loop, if that
+        is closed before a job is back, and it does not live on in a forked process."""
+        if self._closed or not self._thread.is_alive():
+            return True
+        try:
+            return self.db.in_transaction is None
+        except sqlite3.ProgrammingError:
+            return True
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open."""
+        try:
+            return self.db.in_transaction
+        except sqlite3.ProgrammingError:
+            return False  # closed
+
+    async def run(self, work: Work, limit: Until | None = None) -> Any:
+        """Do the work in one hop.
+
+        Raises:
+            Stopped: ``limit`` has passed, and the work has had no effect.
+            Stuck: the same, but the thread has not come back yet.
+            Exception: whatever the work raised; interrupted by ``limit``, SQLite's INTERRUPT.
+        """
+        job = self._job = Job(work)
+        try:
+            if limit is None:
+                await self._send(job)
+            else:
+                await self._send_until(job, limit)
+        except Exception:
+            raise
+        except BaseException:
+            self.stop()
+            raise
+        return job.result
+
+    async def _send_until(self, job: Job, limit: Until) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as grace:
+                self._timer = loop.call_at(limit.at, self._press, grace)
+                await self._send(job)
+        except TimeoutError:
+            raise Stuck from None
+        finally:
+            self._timer.cancel()
+
+    def _press(self, grace: asyncio.Timeout) -> None:
+        """Stop the job, again and again, until it is back or the grace is over."""
+        if not self.stop():
+            return  # it is being committed: that is waited for
+        loop = asyncio.get_running_loop()
+        if grace.when() is None:
+            grace.reschedule(loop.time() + _GRACE)
+        self._timer = loop.call_later(_PRESS_EVERY, self._press, grace)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the last job was stopped before it could take effect."""
+        return self._job is not None and self._job.stopped
+
+    def stop(self) -> bool:
+        """Stop the last job; False if it is too late for that."""
+        job = self._job
+        if job is None or not job.stop():
+            return False
+        if not job.finished:
+            try:
+                self.db.interrupt()
+            except (AttributeError, sqlite3.ProgrammingError):
+                pass  # not open yet, or closed meanwhile
+        return True
+
+    async def drain(self) -> None:
+        """Stop what still runs and wait until the thread has nothing more to do."""
+        if self.is_closed:
+            raise gone(None)
+        nothing = asyncio.ensure_future(self._send(Job(_nothing)))
+        try:
+            while not nothing.done():
+                self.stop()
+                await asyncio.wait({nothing}, timeout=_PRESS_EVERY)
+                if not self._thread.is_alive():
+                    raise gone(None)
+            nothing.result()
+        except ValueError as error:  # aiosqlite's way to say that it is closed
+            raise gone(None) from error
+        finally:
+            nothing.cancel()
+
+    async def close(self) -> None:
+        """Close the connection, once what still runs was stopped, and end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        ended = self._raw.stop()
+        while ended is not None and not ended.done() and self._thread.is_alive():
+            self.stop()
+            await asyncio.wait({ended}, timeout=_PRESS_EVERY)
+
+    def abort(self) -> None:
+        """The same, without waiting."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        # Called where no loop runs, aiosqlite makes no future: its thread would try to complete it
+        # when the loop may be closed already.
+        threading.Thread(target=self._raw.stop, daemon=True).start()
+
+
+def _nothing(db: sqlite3.Connection, job: Job) -> None:
+    """Shows that everything before it is over."""
