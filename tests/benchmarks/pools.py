@@ -65,7 +65,7 @@ async def aiodbkit(stack: AsyncExitStack, hold: Use) -> Use:
     return use
 
 
-async def asyncpg(stack: AsyncExitStack, hold: Use) -> Use:
+async def asyncpg(stack: AsyncExitStack, hold: Use) -> Use:  # noqa: C901 - a whole stand-in
     from asyncpg.pool import Pool as AsyncpgPool
     from asyncpg.pool import PoolConnectionHolder
 
@@ -191,7 +191,7 @@ async def psycopg_pool(stack: AsyncExitStack, hold: Use) -> Use:
         def _check_intrans(self) -> None:
             pass
 
-        async def __aexit__(self, *args: Any) -> None:
+        async def __aexit__(self, *args: object) -> None:
             pass
 
     pool: Any = AsyncConnectionPool(
