@@ -26,12 +26,22 @@ _scopes: ContextVar[dict[Any, Scope]] = ContextVar("aiodbkit_scopes", default={}
 class Scope:
     """One task's hold on one connection, from `enter` to `leave`."""
 
-    __slots__ = ("_engine", "_mapping", "_outer", "_previous", "connection", "ended", "owner")
+    __slots__ = (
+        "_engine",
+        "_mapping",
+        "_outer",
+        "_previous",
+        "connection",
+        "deputy",
+        "ended",
+        "owner",
+    )
 
     def __init__(self, engine: Any, connection: Connection) -> None:
         self._engine = engine
         self.connection = connection
         self.owner = asyncio.current_task()
+        self.deputy: asyncio.Task[Any] | None = None  # acts for the owner, which waits for it
         self.ended = False
 
     def enter(self) -> None:
@@ -51,7 +61,8 @@ class Scope:
     @property
     def is_own(self) -> bool:
         """Whether it belongs to the running task."""
-        return self.owner is asyncio.current_task()
+        task = asyncio.current_task()
+        return task is self.owner or (task is not None and task is self.deputy)
 
     @property
     def outer(self) -> Scope | None:

@@ -25,6 +25,7 @@ from aiodbkit.errors import (
     TransactionScopeError,
 )
 from aiodbkit.options import ChildTasks, TransactionOptions
+from aiodbkit.scope import find_scope
 
 if TYPE_CHECKING:
     from aiodbkit.connection import Connection
@@ -174,8 +175,12 @@ class Transaction:
             await asyncio.shield(self._start_hooks())
 
     def _start_hooks(self) -> asyncio.Task[Any]:
-        """Run the hooks in a task of the pool, in the caller's context."""
-        return self._connection._spawn(self._run_due_hooks(), "hooks", context=copy_context())
+        """Run the hooks in a task of the pool, in the caller's context and scope."""
+        task = self._connection._spawn(self._run_due_hooks(), "hooks", context=copy_context())
+        scope = find_scope(self._connection._engine)
+        if scope is not None and scope.is_own:
+            scope.deputy = task
+        return task
 
     async def _run_due_hooks(self) -> None:
         """Run all; then raise the first error there was."""

@@ -82,8 +82,7 @@ class PostgresConnection(DriverConnection):
         sock = socket_of(raw)
         self._cuts = cuts
         self._socket = None if sock is None else IdleSocket(sock.fileno())
-        self._began = False  # asyncpg forgets a transaction together with its connection
-        self._read_only = False
+        self._began = self._read_only = False  # asyncpg forgets them together with the connection
         self._resync = _IN_STEP  # what `recover` sends
         self._reset = reset
         self._touched = self._exposed = False
@@ -198,8 +197,8 @@ class PostgresConnection(DriverConnection):
             yield
         except Error:
             if not self.suspect and not self.is_closed:
+                self._resync = "ROLLBACK"
                 await self._send("ROLLBACK")
-                self._resync = _IN_STEP
             raise
         try:
             async with asyncio.timeout(timeout):
@@ -430,7 +429,10 @@ class PostgresConnection(DriverConnection):
             return self._lost(error, sent.sql)
         if errors.is_refused_argument(error):
             self.suspect = True
-            return errors.refused_argument(error, sent, self._expected_types(text))
+            refusal = errors.refused_argument(error, sent, self._expected_types(text))
+            # The types may be those of before an ALTER TABLE.
+            self.raw._drop_local_statement_cache()  # type: ignore[attr-defined]
+            return refusal
         if isinstance(error, asyncpg.PostgresError):
             answer = errors.answered(error, sent)
             if isinstance(answer, ReadOnlyError) and self._read_only:

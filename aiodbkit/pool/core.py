@@ -232,7 +232,7 @@ class PoolCore(Generic[R]):
             elif now >= slot.expires_at:
                 self._keeper.retire(slot)
             elif now >= slot.fresh_until:
-                self._keeper.check(slot)
+                self._keeper.check(slot, ping=self._needs_ping(slot, now))
             else:
                 self._hand_over(slot)
         self._grow()
@@ -246,9 +246,18 @@ class PoolCore(Generic[R]):
             self._suspect_idle()
             self._dispatch()
         elif self._always_checks:
-            self._keeper.check(slot)
+            self._keeper.check(slot, ping=self.options.check == "always")
         else:
             self._hand_over(slot)
+
+    def _needs_ping(self, slot: Slot[R], now: float) -> bool:
+        """Whether a ping is due: a hook before each loan is no reason for one."""
+        how = self.options.check
+        suspected = slot.fresh_until == 0.0
+        idle_for = now - slot.since
+        return how == "always" or (
+            how == "idle" and (suspected or idle_for >= self.options.check_after)
+        )
 
     def _hand_over(self, slot: Slot[R]) -> None:
         """Give a ready slot to the first in line and to nobody else; without one, to the stack."""

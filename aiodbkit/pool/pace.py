@@ -29,6 +29,7 @@ class Pace:
         self._pause_until = 0.0
         self._ramp: int | None = None  # allowed at once while recovering from an outage
         self.failures = 0  # in a row
+        self._failing_since = 0.0
         self.ever_connected = False
 
     def released(self, now: float, held: float) -> None:
@@ -51,6 +52,8 @@ class Pace:
 
     def failed(self, now: float) -> None:
         """A connect failed: the next one, a single prober, comes after a pause."""
+        if not self.failures:
+            self._failing_since = now
         step = self.policy.backoff * 2 ** min(self.failures, 30)
         pause = min(step, self.policy.max_backoff)
         # At least half of it: a bound on the attempts that an outage can cause.
@@ -63,7 +66,11 @@ class Pace:
 
         A pool that never had a connection is more likely set up wrongly than hit by an outage.
         """
-        return not self.ever_connected and self.failures > self.policy.max_retries
+        if self.ever_connected:
+            return False
+        limit = self.policy.max_elapsed
+        late = limit is not None and self._pause_until > self._failing_since + limit
+        return late or self.failures > self.policy.max_retries
 
     def allowance(
         self, now: float, *, waiting: int, lent: int, connecting: int

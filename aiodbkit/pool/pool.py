@@ -16,6 +16,7 @@ from aiodbkit.pool.core import NEVER, PoolCore, PoolState
 from aiodbkit.pool.keeper import ResourceCalls
 from aiodbkit.pool.lease import Acquire, Lease
 from aiodbkit.pool.slot import SlotState
+from aiodbkit.retry import run_with_retry
 
 __all__ = ["Pool"]
 
@@ -107,14 +108,16 @@ class Pool(PoolCore[R], Generic[R]):
         self._loop = loop
         self._state = PoolState.OPEN
         try:
-            await self._open_minimum()
+            policy = self._connect_retry or RetryPolicy(max_retries=0)
+            await run_with_retry(policy, self._open_minimum)
         except BaseException:
             self._begin_closing(0.0)
             raise
         self._schedule_upkeep()
 
     async def _open_minimum(self) -> None:
-        openings = [self._keeper.open(report=False) for _ in range(self.min_size)]
+        missing = self.min_size - len(self._keeper.slots)
+        openings = [self._keeper.open(report=False) for _ in range(missing)]
         if openings:
             await asyncio.wait(openings)
         for opening in openings:

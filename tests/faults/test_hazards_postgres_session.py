@@ -6,6 +6,7 @@ In pairs, as in `test_hazards_postgres`.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import asyncpg
 import pytest
@@ -270,3 +271,16 @@ async def test_the_first_row_alone_is_asked_for_only_where_nothing_is_left_undon
         assert await db.fetch_val("select id from notes order by id for update") == 0
         free = "select count(*) from (select from notes for update skip locked) unlocked"
         assert await other.fetch_val(free) == 0
+
+
+async def test_types_of_before_an_alter_table_refuse_a_value_once_at_most(
+    postgres_engine: Make,
+) -> None:
+    db = await postgres_engine(max_size=1)
+    await db.execute("create table changed (v integer)")
+    await db.execute("insert into changed values (:v)", {"v": 1})
+    await db.execute("alter table changed alter v type text")
+    with suppress(aiodbkit.DataError):
+        await db.execute("insert into changed values (:v)", {"v": "x"})
+    await db.execute("insert into changed values (:v)", {"v": "y"})
+    assert "y" in await db.fetch_column("select v from changed")

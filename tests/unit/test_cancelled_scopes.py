@@ -8,7 +8,14 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from aiodbkit import ConnectionLostError, InterfaceError, InternalError, TransactionScopeError
+from aiodbkit import (
+    CannotConnectError,
+    ConnectionLostError,
+    InterfaceError,
+    InternalError,
+    RetryPolicy,
+    TransactionScopeError,
+)
 from tests.unit.pool.scripted import settle, start
 from tests.unit.scripted_driver import ScriptedEngine, Server
 
@@ -312,3 +319,30 @@ async def test_a_commit_sent_as_sql_is_noticed():
         with pytest.raises(TransactionScopeError, match="ended inside its block"):
             async with db.transaction() as tx:
                 await tx.connection._driver.commit()
+
+
+async def test_a_hook_that_uses_the_engine_has_the_connection_of_its_block():
+    server = Server()
+    seen = []
+    async with ScriptedEngine(server, max_size=1) as db:
+
+        async def hook():
+            seen.append(await db.fetch_val("select"))
+
+        async with db.connection(), db.transaction() as tx:
+            tx.on_commit(hook)
+    assert seen == [1]
+
+
+async def test_opening_the_minimum_tries_again_as_connect_retry_says():
+    server = Server()
+    refusals = [CannotConnectError("starting up") for _ in range(2)]
+    server.fail("connect", *refusals)
+    policy = RetryPolicy(max_retries=2, backoff=0.001)
+    async with ScriptedEngine(server, min_size=2, connect_retry=policy) as db:
+        assert db.pool.stats().idle == 2
+    server.fail("connect", CannotConnectError("starting up"))
+    db = ScriptedEngine(server, min_size=1)
+    with pytest.raises(CannotConnectError, match="starting up"):
+        await db.connect()
+    await db.close()

@@ -150,3 +150,14 @@ async def test_a_hook_before_each_loan_runs_each_time_and_its_error_reaches_the_
         fails = False
         async with pool.acquire() as lease:
             assert lease.resource.number == 2
+
+
+async def test_a_hook_before_each_loan_is_no_reason_to_ping():
+    async def prepare(resource):
+        pass
+
+    for check in ("never", "idle"):
+        async with (script := Script()).pool(max_size=1, prepare=prepare, check=check) as pool:
+            for _ in range(3):
+                await several(pool, 1)
+            assert script.calls["ping"] == 0
