@@ -204,6 +204,7 @@ class Connection(Lease[DriverConnection], Verbs):
         slot = self._end()
         if self._turns.taken:
             self._late_slot = slot
+            slot.holder = None  # it comes back by itself: nobody waits for its last holder
         else:
             self._pool.give_back(slot)
 

@@ -100,10 +100,12 @@ class Transaction:
         self._rollback_hooks.append(hook)
 
     async def rollback(self) -> None:
-        """Roll this scope back now, and end it: statements in the rest of its block are refused."""
+        """Roll this scope back now, and end it: statements in the rest of its block are refused.
+
+        Its hooks run at the end of the block.
+        """
         self._refuse_unless_innermost("rollback()")
         await self.finish(commit=False)
-        await self.run_hooks()
 
     # For scopes and connections
 

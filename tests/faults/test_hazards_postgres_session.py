@@ -229,7 +229,7 @@ async def test_a_script_may_say_what_is_so_anyway(db: aiodbkit.Engine) -> None:
 async def test_a_limit_of_the_server_and_a_cancellation_by_others_are_told_apart(
     db: aiodbkit.Engine, postgres_engine: Make
 ) -> None:
-    limited = await postgres_engine(server_settings={"statement_timeout": "100"})
+    limited = await postgres_engine(server_settings={"statement_timeout": "500"})
     with pytest.raises(aiodbkit.QueryTimeoutError, match="limit of the server") as caught:
         await limited.fetch_val("select pg_sleep(30)")
     assert caught.value.sqlstate == "57014"
