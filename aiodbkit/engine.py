@@ -66,10 +66,11 @@ class EnginePool(Pool[DriverConnection]):
 
     def acquire(self, *, timeout: float | None = None) -> Acquire[Connection]:
         """Borrow a connection; see `Pool.acquire`."""
-        return Acquire(self._borrow, timeout)
+        return Acquire(self, timeout)
 
-    async def _borrow(self, timeout: float | None = None) -> Connection:
-        return Connection(self._engine, self.take() or await self.wait(timeout))
+    def lend(self, slot: Slot[DriverConnection]) -> Connection:
+        """Make the connection of a slot that was taken."""
+        return Connection(self._engine, slot)
 
     async def wait(self, timeout: float | None = None) -> Slot[DriverConnection]:
         """Stand in line for a slot; see `acquire`."""
@@ -359,7 +360,8 @@ class Engine(Verbs):
         return await self.pool.wait()
 
     async def _borrow(self) -> Connection:
-        return await self.pool._borrow()
+        pool = self.pool
+        return pool.lend(pool.take() or await pool.wait())
 
     def _stream(
         self, sql: str, params: Params, into: Any, batch_size: int, timeout: float | None

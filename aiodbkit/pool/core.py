@@ -80,7 +80,7 @@ class PoolCore(Generic[R]):
         # A new one for each life of the pool: what the old one still does is its own affair.
         self._keeper: Keeper[R] = Keeper(self.name, self._calls, self.options, self)
         self._idle: list[Slot[R]] = []  # a stack: the most recently used is on top
-        self._queue: WaitQueue[R] = WaitQueue()
+        self._queue: WaitQueue[R] = WaitQueue(self._timed_out)
         self._pace = Pace(self._connect_retry)
         self._shedder = Shedder(self.options.shed_after)
         self._failure: BaseException | None = None  # why the latest connect failed
@@ -119,11 +119,13 @@ class PoolCore(Generic[R]):
     async def wait(self, timeout: float | None = None) -> Slot[R]:
         """Stand in line for a slot; see `acquire`."""
         self._admit()
-        waiter: Waiter[R] = Waiter(asyncio.get_running_loop(), monotonic())
         limit = self.options.acquire_timeout if timeout is None else timeout
-        self._queue.join(waiter, limit, self._timed_out)
-        self._dispatch()
-        self._refuse_deadlock(waiter)
+        waiter: Waiter[R] = Waiter(asyncio.get_running_loop(), monotonic(), limit)
+        self._queue.join(waiter)
+        if self._idle or len(self._keeper.slots) < self.max_size:
+            self._dispatch()
+        else:
+            self._refuse_deadlock(waiter)
         origin = report.origin() if self._notes_origin else None
         try:
             slot = await waiter.future
@@ -154,13 +156,15 @@ class PoolCore(Generic[R]):
 
         Only a holder that begins to wait can close the circle.
         """
-        if waiter.future.done() or self._in_use < self.max_size:
+        for slot in self._keeper.slots:
+            if slot.holder is waiter.task:
+                break
+        else:
             return
-        lent = self.lent()
-        if not any(slot.holder is waiter.task for slot in lent):
+        if self._keeper.busy:  # a slot that the pool has in hand comes back by itself
             return
         waiting = {other.task for other in self._queue.waiters}
-        if all(slot.holder in waiting and not slot.is_handed_out for slot in lent):
+        if all(slot.holder in waiting and not slot.is_handed_out for slot in self.lent()):
             self._queue.leave(waiter)
             self._timeouts += 1
             raise report.deadlocked(self)
@@ -277,6 +281,8 @@ class PoolCore(Generic[R]):
 
     def _next_waiter(self, now: float) -> Waiter[R] | None:
         """Return the first in line; those who have waited too long for an overload are refused."""
+        if self.options.shed_after is None:
+            return self._queue.next()
         self.shed(now)
         waiter = self._queue.next()
         if waiter is None:

@@ -71,7 +71,7 @@ class Keeper(Generic[R]):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._preparations: set[asyncio.Task[Any]] = set()
         self.slots: set[Slot[R]] = set()
-        self.counts = dict.fromkeys(SlotState, 0)  # exact for all but IDLE and LENT
+        self.counts = [0] * (max(SlotState) + 1)  # exact for all but IDLE and LENT
         self.emptied = asyncio.Event()
         self.opened = self.closed = self.errors = 0
         self.connect_times = recent_times()

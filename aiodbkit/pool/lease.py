@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from aiodbkit.errors import InterfaceError
 from aiodbkit.pool.slot import Slot, SlotState
@@ -75,7 +75,7 @@ class Lease(Generic[R]):
             self._release()
 
     def __del__(self) -> None:
-        if getattr(self, "_slot", None) is None:
+        if self._slot is None:
             return
         warnings.warn(
             f"a connection of {self._pool.name!r} was never released; "
@@ -87,15 +87,19 @@ class Lease(Generic[R]):
         self._pool.reclaim(self._end())
 
 
+class _Lender(Protocol[L_co]):
+    def take(self) -> Slot[Any] | None: ...
+    async def wait(self, timeout: float | None) -> Slot[Any]: ...
+    def lend(self, slot: Slot[Any]) -> L_co: ...
+
+
 class Acquire(Generic[L_co]):
     """What `Pool.acquire` returns: await it, or use it as a context manager."""
 
-    __slots__ = ("_borrow", "_lease", "_timeout")
+    __slots__ = ("_lease", "_pool", "_timeout")
 
-    def __init__(
-        self, borrow: Callable[[float | None], Awaitable[L_co]], timeout: float | None
-    ) -> None:
-        self._borrow = borrow
+    def __init__(self, pool: _Lender[L_co], timeout: float | None) -> None:
+        self._pool = pool
         self._timeout = timeout
         self._lease: L_co | None = None
 
@@ -103,16 +107,16 @@ class Acquire(Generic[L_co]):
         return self._hand_out().__await__()
 
     async def _hand_out(self) -> L_co:
-        lease = await self._borrow(self._timeout)
-        if lease._slot is not None:
-            lease._slot.is_handed_out = True
-        return lease
+        slot = self._pool.take() or await self._pool.wait(self._timeout)
+        slot.is_handed_out = True
+        return self._pool.lend(slot)
 
     async def __aenter__(self) -> L_co:
         if self._lease is not None:
             raise InterfaceError("this acquire() is already in use: call acquire() for each block")
-        self._lease = await self._borrow(self._timeout)
-        return self._lease
+        slot = self._pool.take() or await self._pool.wait(self._timeout)
+        lease = self._lease = self._pool.lend(slot)
+        return lease
 
     async def __aexit__(
         self,

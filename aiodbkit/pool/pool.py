@@ -15,7 +15,7 @@ from aiodbkit.pool import report
 from aiodbkit.pool.core import NEVER, PoolCore, PoolState
 from aiodbkit.pool.keeper import ResourceCalls
 from aiodbkit.pool.lease import Acquire, Lease
-from aiodbkit.pool.slot import SlotState
+from aiodbkit.pool.slot import Slot, SlotState
 from aiodbkit.retry import run_with_retry
 
 __all__ = ["Pool"]
@@ -146,6 +146,7 @@ class Pool(PoolCore[R], Generic[R]):
                 if timer is not None:
                     timer.cancel()
             self._queue.refuse_all(lambda: PoolClosedError(f"{self.name} was closed"))
+            self._queue.stop()
             loop = asyncio.get_running_loop()
             self._closing = loop.create_task(self._close_all(grace), context=Context())
         return self._closing
@@ -194,10 +195,11 @@ class Pool(PoolCore[R], Generic[R]):
             PoolClosedError: the pool is not open.
             CannotConnectError: none can be opened, and there is none to wait for.
         """
-        return Acquire(self._borrow, timeout)
+        return Acquire(self, timeout)
 
-    async def _borrow(self, timeout: float | None = None) -> Lease[R]:
-        return Lease(self, self.take() or await self.wait(timeout))
+    def lend(self, slot: Slot[R]) -> Lease[R]:
+        """Make the lease of a slot that was taken."""
+        return Lease(self, slot)
 
     def release(self, lease: Lease[R]) -> Awaitable[None]:
         """Take a lease back, at once: nothing is awaited, ``await`` is allowed for symmetry.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from aiodbkit.pool.slot import Slot
@@ -17,38 +18,43 @@ R = TypeVar("R")
 class Waiter(Generic[R]):
     """One caller in line. Its future gets a slot that is its own from that moment on."""
 
-    __slots__ = ("future", "since", "task", "timer")
+    __slots__ = ("deadline", "future", "since", "task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: float, timeout: float) -> None:
         self.future: asyncio.Future[Slot[R]] = loop.create_future()
         self.since = now
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = now + timeout
         self.task: asyncio.Task[Any] | None = asyncio.current_task(loop)
 
 
 class WaitQueue(Generic[R]):
-    """An ordered set of waiters: joining, leaving and serving are O(1)."""
+    """An ordered set of waiters: joining, leaving and serving are O(1).
 
-    def __init__(self) -> None:
+    One timer serves all deadlines. Most waits are served long before theirs, so it is set again
+    only when it has fired, or for a deadline before all others.
+
+    Args:
+        timed_out: makes the error of a waiter whose deadline has passed.
+    """
+
+    def __init__(self, timed_out: Callable[[Waiter[R]], BaseException]) -> None:
         self.waiters: OrderedDict[Waiter[R], None] = OrderedDict()
+        self._timed_out = timed_out
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     def __len__(self) -> int:
         return len(self.waiters)
 
-    def join(
-        self, waiter: Waiter[R], timeout: float, timed_out: Callable[[Waiter[R]], BaseException]
-    ) -> None:
-        """Put a waiter at the end; ``timed_out`` makes its error when ``timeout`` has passed."""
+    def join(self, waiter: Waiter[R]) -> None:
+        """Put a waiter at the end."""
         self.waiters[waiter] = None
-        loop = waiter.future.get_loop()
-        waiter.timer = loop.call_later(timeout, self._expire, waiter, timed_out)
+        if self._timer is None or waiter.deadline < self._timer_at:
+            self._set_timer(waiter.deadline)
 
     def leave(self, waiter: Waiter[R]) -> None:
         """Take a waiter out, wherever it stands."""
         self.waiters.pop(waiter, None)
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
 
     @property
     def first(self) -> Waiter[R] | None:
@@ -72,8 +78,24 @@ class WaitQueue(Generic[R]):
         while (waiter := self.next()) is not None:
             waiter.future.set_exception(error())
 
-    def _expire(self, waiter: Waiter[R], timed_out: Callable[[Waiter[R]], BaseException]) -> None:
-        waiter.timer = None
-        if not waiter.future.done():
-            waiter.future.set_exception(timed_out(waiter))
-        self.leave(waiter)
+    def stop(self) -> None:
+        """Forget the deadlines: nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, deadline: float) -> None:
+        self.stop()
+        self._timer_at = deadline
+        delay = max(deadline - monotonic(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = monotonic()
+        for waiter in [waiter for waiter in self.waiters if waiter.deadline <= now]:
+            if not waiter.future.done():
+                waiter.future.set_exception(self._timed_out(waiter))
+            self.leave(waiter)
+        if self.waiters:
+            self._set_timer(min(waiter.deadline for waiter in self.waiters))

@@ -137,7 +137,7 @@ def test_a_forgotten_close_does_not_hang_the_end_of_the_loop():
             pool = Pool(connect, max_size=2)
             await pool.open()
             lease = await pool.acquire()
-            asyncio.ensure_future(pool._borrow())
+            asyncio.ensure_future(pool.wait())
             await asyncio.sleep(0.01)
             lease._leave()
 
