@@ -431,19 +431,45 @@ async def test_a_script_does_not_commit_the_open_transaction(
     assert await db.fetch_column(IDS) == []
 
 
-@pytest.mark.parametrize("control", ["begin", "commit", "end", "rollback"])
+@pytest.mark.parametrize(
+    "control",
+    [
+        *("begin", "commit", "end", "rollback"),
+        "/* rollback to s */ commit",
+        "rollback -- and not rollback to s",
+        "rollback /* to s */ transaction",
+    ],
+)
 async def test_a_script_that_would_end_the_open_transaction_is_refused_before_it_runs(
     control: str, path: str, sqlite_engine: MakeEngine
 ) -> None:
     db = await sqlite_engine()
     async with db.transaction():
         await db.execute("insert into t (id) values (1)")
-        with pytest.raises(
-            aiodbkit.TransactionScopeError, match=rf"{control.upper()}.*transaction"
+        for call in (
+            db.execute_script(f"insert into t (id) values (2); {control}\n;"),
+            db.execute_script(f"savepoint s; {control}\n; insert into t (id) values (2)"),
+            db.execute(control),
+            db.fetch_all(control),
         ):
-            await db.execute_script(f"insert into t (id) values (2); {control};")
+            with pytest.raises(aiodbkit.TransactionScopeError, match="(?i)transaction") as caught:
+                await call
+            assert caught.value.query is not None
+            assert control in caught.value.query
         await db.execute("insert into t (id) values (3)")
     assert await db.fetch_column(IDS) == [1, 3]
+
+
+async def test_a_script_may_undo_its_own_savepoint_in_the_open_transaction(
+    path: str, sqlite_engine: MakeEngine
+) -> None:
+    db = await sqlite_engine()
+    async with db.transaction():
+        await db.execute_script(
+            "savepoint s; insert into t (id) values (1); /* commit; */ rollback /* all */ to s;"
+            "rollback transaction to savepoint s; insert into t (id) values (2); release s"
+        )
+    assert await db.fetch_column(IDS) == [2]
 
 
 # What cannot be stopped at all.

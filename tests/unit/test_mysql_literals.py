@@ -184,7 +184,8 @@ async def test_a_text_is_compared_like_any_other_of_its_column(mysql_engine: Mak
     await db.execute("create table words (word varchar(20) primary key)")
     await db.execute_many("insert into words values (:w)", [{"w": "o'neil"}, {"w": "a"}])
     assert await db.fetch_val("select word from words where word = :w", {"w": "O'NEIL"}) == "o'neil"
-    plan = await db.fetch_one("explain select word from words where word = :w", {"w": "O'NEIL"})
+    explain = "explain format=traditional select word from words where word = :w"
+    plan = await db.fetch_one(explain, {"w": "O'NEIL"})
     assert plan is not None
     assert plan["type"] == "const"
 

@@ -13,9 +13,10 @@ from uuid import UUID
 
 import pytest
 
-from aiodbkit.backends._sqlite_values import rows_to_sqlite, to_sqlite
+from aiodbkit.backends._sqlite_values import to_sqlite
 from aiodbkit.backends.sqlite import SQLiteConnection, SQLiteDriver
 from aiodbkit.errors import DataError, ProgrammingError
+from aiodbkit.sql import expand
 
 NEPAL = timezone(timedelta(hours=5, minutes=45))
 ID = UUID("123e4567-e89b-12d3-a456-426614174000")
@@ -157,8 +158,16 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Shade(enum.StrEnum):
+    DARK = "dark"
+
+
 class Level(enum.IntEnum):
     HIGH = 3
+
+
+class Price(Decimal, enum.Enum):
+    FULL = "1.50"
 
 
 class Name(str):
@@ -168,8 +177,9 @@ class Name(str):
 @pytest.mark.parametrize(
     ("value", "lying_there"),
     [
-        (Colour.RED, "red"),
+        (Shade.DARK, "dark"),
         (Level.HIGH, 3),
+        (Price.FULL, "1.50"),
         (Name("x"), "x"),
         (bytearray(b"ab"), b"ab"),
         (memoryview(b"abcd")[::2], b"ac"),
@@ -184,40 +194,63 @@ async def test_kin_of_plain_types_are_stored_as_those(
     assert (type(back), back) == (type(lying_there), lying_there)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (2**63, "64 bits"),
-        (-(2**63) - 1, "64 bits"),
-        (float("nan"), "NaN"),
-        ({"a": object()}, "dict.*JSON"),
-        ([float("nan")], "list.*JSON"),
-    ],
-)
-def test_a_value_that_sqlite_cannot_keep_names_the_parameter(value: Any, message: str) -> None:
-    with pytest.raises(DataError, match=f"parameter 'v'.*{message}"):
-        to_sqlite((1, value), ("id", "v"))
-    with pytest.raises(DataError, match=f"parameter 2: .*{message}"):
-        to_sqlite((1, value), ("", ""))
+UNFIT = [
+    (2**63, "64 bits"),
+    (-(2**63) - 1, "64 bits"),
+    (float("nan"), "NaN"),
+    ("SECRET\ud800", "lone surrogate"),
+    ({"a": object()}, "dict.*JSON"),
+    ([float("nan")], "list.*JSON"),
+    ({"a": "SECRET\ud800"}, "lone surrogate"),
+    ({1}, "set"),
+    ((1, 2), "tuple"),
+    (timedelta(1), "timedelta"),
+    (object(), "object"),
+    (1j, "complex"),
+    (iter([]), "iterator"),
+    (Colour.RED, "Colour"),
+]
 
 
-@pytest.mark.parametrize("value", [{1}, (1, 2), timedelta(1), object(), 1j, iter([])])
-def test_a_type_that_sqlite_has_no_place_for_is_named(value: Any) -> None:
-    with pytest.raises(ProgrammingError, match=f"parameter 'v' .*{type(value).__name__}"):
-        to_sqlite(("x", value), ("id", "v"))
+@pytest.mark.parametrize(("value", "message"), UNFIT)
+async def test_a_value_that_sqlite_cannot_keep_names_the_parameter_and_the_sql(
+    value: Any, message: str, conn: SQLiteConnection
+) -> None:
+    for sql, params, name in (
+        ("select :id, :v", {"v": value, "id": 1}, ":v"),
+        ("select ?, ?", [1, value], "2"),
+        ("select ?2, ?1", [value, 1], "1"),
+        ("select 1 where 1 in (:ids) or 1 = :v", {"ids": expand([1, 2]), "v": value}, ":v"),
+        ("select 1 where 1 in (:ids)", {"ids": expand([1, value])}, ":ids"),
+        ("select 1 where 1 in (?2) or 1 = ?1", [1, expand([value])], "2"),
+    ):
+        for verb, more in ((conn.fetch, ()), (conn.execute, ()), (conn.open_cursor, (1,))):
+            with pytest.raises(DataError, match=f"^parameter {name}: .*{message}") as caught:
+                await verb(sql, params, None, *more)  # type: ignore[operator]
+            assert caught.value.query == sql
+            assert "SECRET" not in repr(caught.value)
+            assert caught.value.__cause__ is None
 
 
-def test_an_error_in_many_rows_tells_the_row() -> None:
-    rows = [(1,), (2,), (2**64,)]
-    with pytest.raises(DataError, match="row 2: parameter 'v'"):
-        rows_to_sqlite(rows, ["v"])
-    with pytest.raises(DataError, match="row 1002: parameter 'v'"):
-        rows_to_sqlite(rows, ["v"], 1000)
+async def test_an_error_in_many_rows_tells_the_row(conn: SQLiteConnection) -> None:
+    await conn.execute("create table t (v)", None, None)
+    insert = "insert into t (v) values (:v)"
+    rows = [{"v": n} for n in range(1003)]
+    rows[1002]["v"] = 2**64
+    with pytest.raises(DataError, match="row 1002: parameter :v: .*64 bits") as caught:
+        await conn.execute_many(insert, rows, None)
+    assert caught.value.query == insert
+    with pytest.raises(DataError, match="row 1: parameter 1: .*64 bits"):
+        await conn.execute_many("insert into t (v) values (?)", [(1,), (2**64,)], None)
+    with pytest.raises(DataError, match="row 1002: parameter :v: .*64 bits") as caught:
+        await conn.insert_many("t", ["v"], [tuple(row.values()) for row in rows], None)
+    assert "insert into" in (caught.value.query or "")
+    assert await conn.fetch("select count(*) from t", None, None) == (["count(*)"], [(0,)])
 
 
 def test_plain_values_are_passed_on_untouched() -> None:
     args = (1, "x", None)
-    assert to_sqlite(args, ("", "", "")) is args
+    assert to_sqlite(args, args, "select ?, ?, ?") is args
 
 
 async def test_text_that_is_not_utf8_names_the_column_and_shows_nothing(
@@ -232,9 +265,12 @@ async def test_text_that_is_not_utf8_names_the_column_and_shows_nothing(
     assert rows == [(1,)]
 
 
-async def test_text_with_a_lone_surrogate_is_refused(conn: SQLiteConnection) -> None:
-    with pytest.raises(DataError, match="cannot store"):
-        await conn.fetch("select :v", {"v": "SECRET\ud800"}, None)
+async def test_sql_with_a_lone_surrogate_is_refused(conn: SQLiteConnection) -> None:
+    sql = "select 'SECRET\ud800'"
+    with pytest.raises(ProgrammingError, match="lone surrogate") as caught:
+        await conn.fetch(sql, None, None)
+    assert caught.value.query == sql
+    assert caught.value.__cause__ is None
 
 
 async def test_detect_types_off_leaves_values_as_they_lie_there() -> None:

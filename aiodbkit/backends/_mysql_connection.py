@@ -1,0 +1,415 @@
+"""One connection to MySQL or MariaDB: statements, many rows, transactions, upkeep."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import aiomysql
+
+from aiodbkit.backends import _mysql_bulk as bulk
+from aiodbkit.backends._mysql_connect import (
+    MULTI_STATEMENTS_OFF,
+    MULTI_STATEMENTS_ON,
+    reset_session,
+    set_option,
+)
+from aiodbkit.backends._mysql_cursors import MySQLCursor, QuietCursor, fetched
+from aiodbkit.backends._mysql_sql import Traits, plan, render, script
+from aiodbkit.backends._mysql_stop import Watch
+from aiodbkit.backends._mysql_wire import MySQLWire, Session
+from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
+from aiodbkit.errors import (
+    CommitUnknownError,
+    ConnectionLostError,
+    DataError,
+    Error,
+    InterfaceError,
+    InternalError,
+    NotSupportedError,
+    TransactionScopeError,
+)
+from aiodbkit.options import TransactionOptions
+
+if TYPE_CHECKING:
+    from aiodbkit.backends.mysql import MySQLDriver
+
+__all__ = ["MySQLConnection"]
+
+_ROWS = "aiodbkit_rows"  # the savepoint under many rows
+_CHANGES = frozenset(("CALL", "DELETE", "INSERT", "REPLACE", "UPDATE"))
+
+
+class MySQLConnection(MySQLWire):
+    """One connection: statements, transactions, upkeep."""
+
+    __slots__ = ("_can_reset", "_driver", "_is_set_up", "_moved", "_set_up", "_touched")
+
+    def __init__(
+        self,
+        raw: aiomysql.Connection,
+        cursor: QuietCursor,
+        session: Session,
+        driver: MySQLDriver,
+    ) -> None:
+        super().__init__(raw, cursor, session, driver.stopper)
+        self._driver = driver
+        self._touched = driver.reset == "always"
+        self._moved = False  # another database may be the current one
+        self._is_set_up = False
+        self._set_up = list(driver.set_up)
+        self._can_reset = True
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether `clean` has anything to do."""
+        return self.suspect or self._touched or self.in_transaction or self.stream is not None
+
+    def expose(self) -> aiomysql.Connection:
+        """Return aiomysql's connection; its user may do anything to the session."""
+        self._touch(moves=True, again=None)
+        return self.raw
+
+    def keep_session(self) -> None:
+        """Take the session as it is now for clean: a reset will make it so again."""
+        self._is_set_up = True
+        self._touched = self._driver.reset == "always"
+        self._moved = False
+
+    def _touch(self, *, moves: bool, again: bytes | None) -> None:
+        """Note a change of the session, and how to make it again while that is set up."""
+        self._touched = self._driver.reset != "never"
+        self._moved = self._moved or moves
+        if self._is_set_up:
+            return
+        if again is None:
+            self._can_reset = False
+            return
+        with contextlib.suppress(ValueError):
+            self._set_up.remove(again)
+        self._set_up.append(again)
+
+    # Statements
+
+    async def execute(self, sql: str, params: Params, timeout: float | None) -> ExecuteResult:
+        """Run one statement."""
+        statement, traits = plan(sql, self.dialect)
+        await self._run(traits, render(statement, params, self._driver.literals), timeout)
+        cursor = self.cursor
+        if cursor.description is not None and traits.keyword not in _CHANGES:
+            return ExecuteResult(0)
+        return ExecuteResult(cursor.rowcount, cursor.lastrowid or None)
+
+    async def fetch(
+        self,
+        sql: str,
+        params: Params,
+        timeout: float | None,
+        limit: int = 0,  # noqa: ARG002
+    ) -> Fetched:
+        """Run one statement and return its rows: all of them, the server sends them anyway."""
+        statement, traits = plan(sql, self.dialect)
+        await self._run(traits, render(statement, params, self._driver.literals), timeout)
+        return fetched(self.cursor.description, self.cursor.rows)
+
+    async def execute_script(self, sql: str, timeout: float | None) -> None:
+        """Run several statements, cut apart by the server, which knows best where."""
+        traits, text = script(sql, self.dialect)
+        watch = self.watch(timeout)
+        try:
+            self._refuse(traits, text, watch)
+            async with self._multi_statements(sql):
+                try:
+                    await self._one(traits, text, watch)
+                finally:
+                    await self.end_watch(watch)
+        finally:
+            await self.end_watch(watch)
+
+    @contextlib.asynccontextmanager
+    async def _multi_statements(self, sql: str) -> AsyncIterator[None]:
+        if self.is_dead:
+            raise self.died(sql)
+        await self._set_option(MULTI_STATEMENTS_ON)
+        try:
+            yield
+        finally:
+            if not self.raw.closed:
+                await self._set_option(MULTI_STATEMENTS_OFF)
+
+    async def _set_option(self, option: bytes) -> None:
+        await self.call(set_option(self.raw, option), "the option of several statements")
+
+    async def open_cursor(
+        self, sql: str, params: Params, timeout: float | None, batch_size: int
+    ) -> DriverCursor:
+        """Start a statement whose rows are read from the socket as they are asked for."""
+        statement, traits = plan(sql, self.dialect)
+        text = render(statement, params, self._driver.literals)
+        self._refuse(traits, text, None)
+        stream = MySQLCursor(self, sql, timeout, batch_size)
+        await stream.open(text)
+        return stream
+
+    async def _run(self, traits: Traits, text: bytes, timeout: float | None) -> None:
+        if timeout is None:
+            await self._one(traits, text, None)
+            return
+        watch = self.watch(timeout)
+        try:
+            await self._one(traits, text, watch)
+        finally:
+            await self.end_watch(watch)
+
+    async def _one(self, traits: Traits, text: bytes, watch: Watch | None) -> None:
+        """Run a statement within the deadline of a call that may have several."""
+        self._refuse(traits, text, watch)
+        sql = traits.sql
+        await self.send(self.cursor, text, sql, watch)
+        if traits.has_results:
+            await self.call(self.cursor.drain(), sql, watch)
+        if self._began and not self.in_transaction:
+            reason = InternalError(
+                f"{traits.keyword} ended the transaction at the server", query=sql
+            )
+            self.transaction_ended(reason)
+        if watch is not None and watch.expired and (traits.is_read or traits.is_script):
+            # MySQL's SLEEP() ends without an error. But a write that came through has taken effect.
+            raise self.too_late(sql, watch)
+
+    def _refuse(self, traits: Traits, text: bytes, watch: Watch | None) -> None:
+        """Raise for what must not be sent; take note of what the statement may leave behind."""
+        sql = traits.sql
+        if self.stream is not None:
+            raise InterfaceError(
+                "a cursor is open on this connection: read it to the end or close it before "
+                "the next statement, or use another connection",
+                query=sql,
+            )
+        if watch is not None and watch.expired:
+            raise self.too_late(sql, watch)
+        if len(text) >= self.session.max_packet:
+            raise DataError(
+                f"the statement has {len(text):,} bytes with its values, more than the server's "
+                f"max_allowed_packet of {self.session.max_packet:,}; nothing was sent",
+                query=sql,
+            )
+        if self._began and (traits.ends or traits.commits) and self.in_transaction:
+            raise _ends_transaction(traits)
+        if traits.touches:
+            self._touch(moves=traits.moves, again=text if traits.replays else None)
+
+    # Many rows
+
+    async def execute_many(
+        self, sql: str, rows: Sequence[Params], timeout: float | None
+    ) -> ExecuteResult:
+        """Run one statement for each of ``rows``: all of them or none."""
+        statement, traits = plan(sql, self.dialect)
+        text, bound = statement.bind_many(rows)
+        pieces, literals = bulk.multi_row(statement), self._driver.literals
+        if pieces is None:
+            texts = bulk.singles(text, bound, literals, sql)
+        else:
+            texts = bulk.chunks(pieces, bound, literals, sql, self.session.max_packet)
+        return ExecuteResult(await self._all_or_none(traits, texts, timeout))
+
+    async def insert_many(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        timeout: float | None,
+    ) -> int:
+        """Insert rows by INSERTs of about a megabyte: all of them or none."""
+        quote = self._driver.quote
+        name = ".".join(map(quote, table.split(".")))
+        head = f"INSERT INTO {name} ({', '.join(map(quote, columns))}) VALUES "  # noqa: S608
+        traits = plan(head, self.dialect)[1]
+        pieces = bulk.MultiRow(head.encode(), f"({', '.join(['%s'] * len(columns))})", b"")
+        texts = bulk.chunks(pieces, rows, self._driver.literals, head, self.session.max_packet)
+        return await self._all_or_none(traits, texts, timeout)
+
+    async def _all_or_none(
+        self, traits: Traits, texts: AsyncGenerator[bytes, None], timeout: float | None
+    ) -> int:
+        watch = self.watch(timeout)
+        try:
+            async with contextlib.aclosing(texts):
+                first = await self._next(texts, traits, watch)
+                second = await self._next(texts, traits, watch)
+                if first is None:
+                    return 0
+                if second is None:
+                    # A single statement takes effect as a whole anyway.
+                    return await self._changed(traits, first, watch)
+                self._refuse(traits, first, watch)
+                async with self._unit(traits.sql, watch):
+                    changed = await self._changed(traits, first, watch)
+                    while second is not None:
+                        changed += await self._changed(traits, second, watch)
+                        second = await self._next(texts, traits, watch)
+                    return changed
+        finally:
+            await self.end_watch(watch)
+
+    async def _changed(self, traits: Traits, text: bytes, watch: Watch | None) -> int:
+        await self._one(traits, text, watch)
+        return int(self.cursor.rowcount)
+
+    async def _next(
+        self, texts: AsyncIterator[bytes], traits: Traits, watch: Watch | None
+    ) -> bytes | None:
+        """Return the next statement; the rows in it may be long in coming."""
+        if watch is None:
+            return await anext(texts, None)
+        limit = asyncio.timeout(watch.remaining)
+        try:
+            async with limit:
+                return await anext(texts, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self.too_late(traits.sql, watch) from None
+
+    @contextlib.asynccontextmanager
+    async def _unit(self, sql: str, watch: Watch | None) -> AsyncIterator[None]:
+        """A savepoint in an open transaction, else a transaction: kept or undone as a whole."""
+        nested = self.in_transaction
+        await self.command(f"SAVEPOINT {_ROWS}" if nested else "BEGIN")
+        try:
+            yield
+            if nested:
+                await self.release_savepoint(_ROWS)
+            else:
+                await self._commit(sql)
+        except Exception:
+            await self.end_watch(watch)
+            await self._undo(nested=nested)
+            raise
+        except BaseException:
+            self.lose(ConnectionLostError("interrupted among many rows: its connection is closed"))
+            raise
+
+    async def _undo(self, *, nested: bool) -> None:
+        if not self.in_transaction:
+            return
+        try:
+            if nested:
+                await self.rollback_to_savepoint(_ROWS)
+            else:
+                await self.command("ROLLBACK")
+        except Error as error:
+            self.lose(error)
+
+    # Transactions
+
+    async def begin(self, options: TransactionOptions) -> None:
+        """Begin a transaction."""
+        if options.deferrable or options.mode is not None:
+            name = "deferrable" if options.deferrable else "mode"
+            raise NotSupportedError(f"MySQL has no transaction option {name}")
+        if self.in_transaction:
+            raise TransactionScopeError("a transaction is open already: BEGIN would commit it")
+        touched = self._touched
+        if options.isolation is not None:
+            # Of the next transaction, whichever that is: for now it is something left behind.
+            self._touched = True
+            await self.command(f"SET TRANSACTION ISOLATION LEVEL {options.isolation.upper()}")
+        await self.command("START TRANSACTION READ ONLY" if options.read_only else "BEGIN")
+        self._touched = touched
+        self._began = True
+        self.transaction_lost = None
+
+    async def commit(self) -> None:
+        """Commit."""
+        if self.transaction_lost is not None and not self.in_transaction:
+            raise InternalError(
+                f"nothing was committed, the transaction was gone before: {self.transaction_lost}"
+            ) from self.transaction_lost
+        await self._commit("COMMIT")
+        self._began = False
+
+    async def _commit(self, sql: str) -> None:
+        try:
+            await self.command("COMMIT")
+        except ConnectionLostError as error:
+            if error.is_transient:  # it was not sent
+                raise
+            raise CommitUnknownError(
+                "the connection broke during COMMIT: it may have taken effect, or not", query=sql
+            ) from error
+
+    async def rollback(self) -> None:
+        """Roll back."""
+        self._began = False
+        if self.in_transaction:
+            # With its connection the transaction is gone too.
+            with contextlib.suppress(ConnectionLostError):
+                await self.command("ROLLBACK")
+
+    # Upkeep
+
+    async def ping(self) -> None:
+        """One round trip."""
+        if self.is_dead:
+            raise self.died("ping")
+        await self.call(self.raw.ping(reconnect=False), "ping")
+
+    async def recover(self) -> None:
+        """Make sure of being in step: an interrupted statement has closed the connection."""
+        if self.stream is not None:
+            await self.stream.close()
+        if self.is_dead:
+            raise ConnectionLostError("the connection was closed: its statement was interrupted")
+        self.suspect = False
+
+    async def clean(self) -> None:
+        """Roll back, and reset the session if something may have been done to it."""
+        await self.recover()
+        await self.rollback()
+        self.transaction_lost = None
+        if self._touched:
+            await self._reset()
+
+    async def _reset(self) -> None:
+        if not self._can_reset or (self._moved and self._driver.database is None):
+            raise InterfaceError("the session cannot be made what it was: it has to be replaced")
+        await self.call(reset_session(self.raw), "reset")
+        if self._moved:
+            await self.call(self.raw.select_db(self._driver.database), "reset")
+        async with self._multi_statements("reset"):
+            for text in self._set_up:
+                await self.send(self.cursor, text, "reset")
+                await self.call(self.cursor.drain(), "reset")
+        self._moved = False
+        self._touched = self._driver.reset == "always"
+
+    async def close(self) -> None:
+        """Say goodbye to the server; cancelled, just drop the connection."""
+        try:
+            if not self.is_dead and self.stream is None:
+                await self.raw.ensure_closed()
+        except Exception:  # noqa: BLE001, S110 - it is gone all the same
+            pass
+        finally:
+            self.abort()
+        with contextlib.suppress(Exception):
+            await self._writer.wait_closed()
+
+
+def _ends_transaction(traits: Traits) -> Error:
+    sql = traits.sql
+    if traits.ends:
+        return TransactionScopeError(
+            f"{traits.ends} was not sent: an open transaction is ended by its block, or by "
+            "commit() and rollback()",
+            query=sql,
+        )
+    return NotSupportedError(
+        f"{traits.commits} was not sent: on MySQL and MariaDB it would commit the open "
+        "transaction; run it outside of one",
+        query=sql,
+    )

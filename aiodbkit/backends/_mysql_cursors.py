@@ -1,0 +1,194 @@
+"""Cursors: aiomysql's, quietened, and the one that streams."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiomysql
+from pymysql.constants import SERVER_STATUS
+
+from aiodbkit.backends._mysql_values import booleans
+from aiodbkit.driver import DriverCursor, Fetched
+from aiodbkit.errors import Error
+
+if TYPE_CHECKING:
+    from aiodbkit.backends._mysql_wire import MySQLWire
+
+__all__ = ["MySQLCursor", "QuietCursor", "fetched"]
+
+T = TypeVar("T")
+
+# Seconds that the rest of a result is read for; then its statement is stopped at the server.
+_DRAIN = 0.1
+
+_EOF = 0xFE
+_ERROR = 0xFF
+_FULL_PACKET = 0xFFFFFF
+_CHUNK = 1 << 18
+
+
+class QuietCursor(aiomysql.Cursor):  # type: ignore[misc]
+    """Asks for no warnings: aiomysql spends a round trip on them, and may raise them."""
+
+    _rows: Sequence[Sequence[Any]] | None
+    _description: Sequence[Sequence[Any]] | None
+
+    async def _show_warnings(self, conn: Any) -> None:
+        pass
+
+    @property
+    def rows(self) -> Sequence[Sequence[Any]]:
+        """The rows of the result."""
+        return self._rows or ()
+
+    async def drain(self) -> None:
+        """Read the results to the last one; keep the first that has rows."""
+        description, rows = self._description, self._rows
+        while await self.nextset():
+            if description is None:
+                description, rows = self._description, self._rows
+        self._description, self._rows = description, rows
+
+
+class _UnbufferedCursor(aiomysql.SSCursor):  # type: ignore[misc]
+    async def _show_warnings(self, conn: Any) -> None:
+        pass
+
+
+def fetched(description: Sequence[Sequence[Any]] | None, rows: Sequence[Sequence[Any]]) -> Fetched:
+    """Return names and rows of a result."""
+    if description is None:
+        return (), ()
+    return [column[0] for column in description], booleans(description, rows)
+
+
+class _Tail:
+    """Finds the end of a result without decoding its rows, much faster than aiomysql does.
+
+    A statement that is stopped may have filled the sockets' buffers with a million small rows.
+    """
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._next = 0  # where the next packet begins, which may be beyond the data
+        self._continues = False
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take what came; return the packet that ends the result once it is there."""
+        data = self._data + data
+        at, size = self._next, len(data)
+        while at + 5 <= size:
+            length = int.from_bytes(data[at : at + 3], "little")
+            if not self._continues and _ends(data[at + 4], length):
+                if at + 4 + length > size:
+                    break
+                return data[at + 4 : at + 4 + length]
+            self._continues = length == _FULL_PACKET
+            at += 4 + length
+        kept = min(at, size)
+        self._data, self._next = data[kept:], at - kept
+        return None
+
+
+def _ends(first: int, length: int) -> bool:
+    return first == _ERROR or (first == _EOF and length < 9)
+
+
+class MySQLCursor(DriverCursor):
+    """Rows read from the socket as they are asked for; the connection takes nothing else.
+
+    aiomysql's own cursor is not used as a context manager: when a read was cancelled, its exit
+    raises AttributeError in place of CancelledError.
+    """
+
+    def __init__(
+        self, connection: MySQLWire, sql: str, timeout: float | None, batch_size: int
+    ) -> None:
+        self._connection = connection
+        self._sql = sql
+        self._timeout = timeout
+        self._batch_size = batch_size
+        self._cursor = _UnbufferedCursor(connection.raw)
+
+    async def open(self, text: bytes) -> None:
+        """Send the statement."""
+        if self._connection.is_dead:
+            raise self._connection.died(self._sql)
+        self._connection.stream = self
+        await self._bounded(self._cursor.execute(text))
+
+    async def fetch(self) -> Fetched:
+        """Return the next batch; no rows when there are no more."""
+        description, rows = self._cursor.description, ()
+        if self._is_open:
+            if description is not None:
+                rows = await self._bounded(self._cursor.fetchmany(self._batch_size))
+            if len(rows) < self._batch_size:
+                # Reads the results after this one, of which only errors matter.
+                await self._bounded(self._cursor.close())
+                self._detach()
+        return fetched(description, rows)
+
+    async def close(self) -> None:
+        """Read the rest for a moment, else stop the statement; its transaction lives on."""
+        connection = self._connection
+        if not self._is_open:
+            return
+        if connection.raw.closed:
+            self._detach()
+            return
+        watch = connection.watch(_DRAIN)
+        # Lost: the next statement will be told.
+        with contextlib.suppress(Error):
+            try:
+                await connection.call(self._skip_rows(), self._sql, watch)
+            finally:
+                self._detach()
+                if watch is not None:
+                    watch.cancel()
+        await connection.end_watch(watch)
+
+    async def _skip_rows(self) -> None:
+        connection, result = self._connection, self._cursor._result
+        if result is None or not result.unbuffered_active:
+            await self._cursor.close()
+            return
+        tail, last = _Tail(), None
+        while last is None:
+            data = await connection.raw._reader.read(_CHUNK)
+            if not data:
+                raise EOFError("the server closed the connection in the middle of a result")
+            last = tail.feed(data)
+        result.unbuffered_active = False
+        result.connection = None
+        if last[0] == _ERROR:
+            if connection.in_transaction:
+                await connection.ask_status()
+        elif last[3] & SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS:
+            connection.abandon()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._connection.stream is self
+
+    def _detach(self) -> None:
+        if self._is_open:
+            self._connection.stream = None
+
+    async def _bounded(self, work: Awaitable[T]) -> T:
+        connection = self._connection
+        watch = connection.watch(self._timeout)
+        try:
+            result = await connection.call(work, self._sql, watch)
+        except BaseException:
+            self._detach()
+            raise
+        if watch is not None:
+            watch.cancel()
+            if watch.expired:
+                await self.close()
+                await connection.end_watch(watch)
+                raise connection.too_late(self._sql, watch)
+        return result
