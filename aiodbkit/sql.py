@@ -40,7 +40,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, TypeAlias, final
@@ -123,23 +123,26 @@ _MYSQL = rf"""
 """
 
 
-def _lexer(pattern: str, strings: str = "") -> re.Pattern[str]:
-    return re.compile(pattern.replace("STRINGS", strings), re.VERBOSE | re.DOTALL)
-
-
 _LEXERS = {
-    Dialect.POSTGRES: _lexer(_POSTGRES),
-    Dialect.SQLITE: _lexer(_SQLITE),
-    Dialect.MYSQL: _lexer(_MYSQL, _STRING + "|" + _ESCAPED.format('"')),
-    Dialect.MYSQL_NO_BACKSLASH: _lexer(_MYSQL, """'[^']*'?|"[^"]*"?"""),
+    Dialect.POSTGRES: _POSTGRES,
+    Dialect.SQLITE: _SQLITE,
+    Dialect.MYSQL: _MYSQL.replace("STRINGS", _STRING + "|" + _ESCAPED.format('"')),
+    Dialect.MYSQL_NO_BACKSLASH: _MYSQL.replace("STRINGS", """'[^']*'?|"[^"]*"?"""),
 }
+
+
+@cache  # compiled with the first statement: importing aiodbkit is not to wait for it
+def _lexer(dialect: Dialect) -> re.Pattern[str]:
+    return re.compile(_LEXERS[dialect], re.VERBOSE | re.DOTALL)
+
+
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _CODE = "\x01"  # what the server may run, or not
 
 
 def blank(sql: str, dialect: Dialect) -> str:
     """Return ``sql``, equally long, with spaces for comments and quotes for what is quoted."""
-    search, pieces, done = _LEXERS[dialect].search, list[str](), 0
+    search, pieces, done = _lexer(dialect).search, list[str](), 0
     while token := search(sql, done):
         start, end, kind = *token.span(), token.lastgroup
         if kind == "nested":
@@ -147,9 +150,6 @@ def blank(sql: str, dialect: Dialect) -> str:
         pieces += sql[done:start], _blanked(kind, sql[start:end])
         done = end
     return "".join(pieces) + sql[done:]
-
-
-_blank = blank  # the old name
 
 
 def _blanked(kind: str | None, text: str) -> str:
@@ -189,19 +189,22 @@ _NATIVE = {
     Dialect.SQLITE: r"\?(?!0)(?P<number>[0-9]*)",
 }
 _HOLES = {Dialect.POSTGRES: "${}", Dialect.SQLITE: "?"}
-_SLOTS = {
-    dialect: re.compile(
+
+
+@cache
+def _slots(dialect: Dialect) -> re.Pattern[str]:
+    return re.compile(
         r"(?P<opening>(?i:\b(?P<negated>not\s+)?in\s*\(\s*))?"
         rf"(?P<slot>(?<![\w)\]$\\:']):(?P<name>[^\W\d]\w*)|{_NATIVE.get(dialect, _PERCENT)})"
         r"(?=(?P<closing>\s*\))?)"
     )
-    for dialect in Dialect
-}
+
+
 _OWN_NUMBERS = re.compile(r"(?i)\s*(?:prepare|create\s[^;]*?\b(?:function|procedure))\b")
 
 
 def _find_slots(sql: str, blanked: str, dialect: Dialect) -> list[_Slot]:
-    found = [match for match in _SLOTS[dialect].finditer(blanked) if match["slot"] != "%%"]
+    found = [match for match in _slots(dialect).finditer(blanked) if match["slot"] != "%%"]
     if dialect is Dialect.POSTGRES and _OWN_NUMBERS.match(blanked):
         found = [match for match in found if match["name"]]
     names = [match["name"] for match in found if match["name"]]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aiodbkit.driver import Params
 from aiodbkit.errors import NotSupportedError, ProgrammingError
 from aiodbkit.options import TransactionOptions
-from aiodbkit.sql import Dialect, Expand, Statement, _blank, compile_sql
+from aiodbkit.sql import Dialect, Expand, Statement, blank, compile_sql
 
 __all__ = ["RESET", "Plan", "argument_names", "begin_statement", "plan", "script_control"]
 
@@ -84,7 +84,7 @@ def plan(sql: str) -> Plan:
         raise ProgrammingError(
             f"one statement is expected here, and the SQL has {statement.count}: {cure}", query=sql
         )
-    blanked = _blank(sql, Dialect.POSTGRES)
+    blanked = blank(sql, Dialect.POSTGRES)
     _refuse_forbidden(blanked, sql)
     touches, ends = _touches(statement.keyword, blanked), _control(blanked)
     return Plan(statement, touches or bool(ends), touches, ends)
@@ -96,7 +96,7 @@ def script_control(script: str) -> str | None:
 
     None is for a script without statements.
     """
-    blanked = _blank(script, Dialect.POSTGRES)
+    blanked = blank(script, Dialect.POSTGRES)
     _refuse_forbidden(blanked, script)
     return _control(blanked) if blanked.strip(" \t\r\n;") else None
 
