@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aiodbkit
-from aiodbkit.backends._mysql_literals import Literals, UnfitValueError
+from aiodbkit.backends.mysql.literals import Literals, UnfitValueError
 
 Make = Callable[..., Awaitable[aiodbkit.Engine]]
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aiodbkit
-from aiodbkit.backends._mysql_bulk import chunks, multi_row
-from aiodbkit.backends._mysql_connect import Opener
-from aiodbkit.backends._mysql_cursors import _Tail
-from aiodbkit.backends._mysql_errors import translate
-from aiodbkit.backends._mysql_literals import Literals
-from aiodbkit.backends._mysql_sql import plan, script
-from aiodbkit.backends._mysql_stop import Stopper, Victim
+from aiodbkit.backends.mysql.bulk import chunks, multi_row
+from aiodbkit.backends.mysql.connect import Opener
+from aiodbkit.backends.mysql.cursors import _Tail
+from aiodbkit.backends.mysql.errors import translate
+from aiodbkit.backends.mysql.literals import Literals
+from aiodbkit.backends.mysql.sql import plan, script
+from aiodbkit.backends.mysql.stop import Stopper, Victim
 from aiodbkit.sql import Dialect, compile_sql
 
 MYSQL = Dialect.MYSQL

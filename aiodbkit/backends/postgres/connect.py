@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg import connect_utils
 
-from aiodbkit.backends._postgres_errors import cannot_connect
+from aiodbkit.backends.postgres.errors import cannot_connect
 from aiodbkit.errors import CannotConnectError, ConfigurationError, Error
 from aiodbkit.wire import tune_socket
 

@@ -11,12 +11,12 @@ from typing import Any
 import aiomysql
 from pymysql.constants import CLIENT
 
-from aiodbkit.backends._mysql_cursors import QuietCursor
-from aiodbkit.backends._mysql_errors import cannot_connect
-from aiodbkit.backends._mysql_literals import Literals
-from aiodbkit.backends._mysql_stop import Victim
-from aiodbkit.backends._mysql_values import make_decoders
-from aiodbkit.backends._mysql_wire import Session
+from aiodbkit.backends.mysql.cursors import QuietCursor
+from aiodbkit.backends.mysql.errors import cannot_connect
+from aiodbkit.backends.mysql.literals import Literals
+from aiodbkit.backends.mysql.stop import Victim
+from aiodbkit.backends.mysql.values import make_decoders
+from aiodbkit.backends.mysql.wire import Session
 from aiodbkit.errors import ConfigurationError, Error
 from aiodbkit.wire import tune_socket
 

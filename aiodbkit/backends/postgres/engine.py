@@ -1,8 +1,8 @@
 """PostgreSQL over asyncpg.
 
-`_postgres_connection` has what a connection does, and what asyncpg leaves to its callers;
-`_postgres_connect` opens and cuts connections, `_postgres_errors` translates, `_postgres_sql`
-looks at statements and `_postgres_copy` feeds COPY.
+`connection` has what a connection does, and what asyncpg leaves to its callers;
+`connect` opens and cuts connections, `errors` translates, `sql`
+looks at statements and `copy` feeds COPY.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, get_args
 
-from aiodbkit.backends._postgres_connect import Cuts, Opener, option_types
-from aiodbkit.backends._postgres_connection import PostgresConnection
+from aiodbkit.backends.postgres.connect import Cuts, Opener, option_types
+from aiodbkit.backends.postgres.connection import PostgresConnection
 from aiodbkit.driver import Capabilities, Driver
 from aiodbkit.engine import Engine
 from aiodbkit.errors import ProgrammingError

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pymysql
 
-from aiodbkit.backends._mysql_errors import translate
+from aiodbkit.backends.mysql.errors import translate
 from aiodbkit.errors import ConnectionLostError, Error
 
 __all__ = ["GRACE", "Side", "Stopper", "Victim", "Watch"]

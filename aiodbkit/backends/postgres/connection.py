@@ -23,11 +23,11 @@ from typing import Any
 
 import asyncpg
 
-from aiodbkit.backends import _postgres_errors as errors
-from aiodbkit.backends._postgres_connect import Cuts, socket_of
-from aiodbkit.backends._postgres_copy import feed, refused_row
-from aiodbkit.backends._postgres_errors import Sent
-from aiodbkit.backends._postgres_sql import (
+from aiodbkit.backends.postgres import errors
+from aiodbkit.backends.postgres.connect import Cuts, socket_of
+from aiodbkit.backends.postgres.copy import feed, refused_row
+from aiodbkit.backends.postgres.errors import Sent
+from aiodbkit.backends.postgres.sql import (
     RESET,
     Plan,
     argument_names,

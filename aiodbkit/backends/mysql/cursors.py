@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import aiomysql
 from pymysql.constants import SERVER_STATUS
 
-from aiodbkit.backends._mysql_values import booleans
+from aiodbkit.backends.mysql.values import booleans
 from aiodbkit.driver import DriverCursor, Fetched
 from aiodbkit.errors import Error
 
 if TYPE_CHECKING:
-    from aiodbkit.backends._mysql_wire import MySQLWire
+    from aiodbkit.backends.mysql.wire import MySQLWire
 
 __all__ = ["MySQLCursor", "QuietCursor", "fetched"]
 

@@ -2,10 +2,10 @@
 
 What aiomysql leaves to its callers, and where it is done:
 
-- a cancelled statement runs on at the server, a late one cannot be stopped: `_mysql_wire`
-- values are interpolated in ways that depend on the SQL mode: `_mysql_literals`
+- a cancelled statement runs on at the server, a late one cannot be stopped: `wire`
+- values are interpolated in ways that depend on the SQL mode: `literals`
 - TLS that a server does not have is silently left out, several statements are taken where one is
-  meant: `_mysql_connect`
+  meant: `connect`
 - ``executemany`` leaves the rows of the batches that were sent: `MySQLConnection.execute_many`
 - statements that commit an open transaction are refused in it, before they are sent
 """
@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
-from aiodbkit.backends._mysql_connect import OPTION_TYPES, Opener
-from aiodbkit.backends._mysql_connection import MySQLConnection
-from aiodbkit.backends._mysql_stop import Stopper
+from aiodbkit.backends.mysql.connect import OPTION_TYPES, Opener
+from aiodbkit.backends.mysql.connection import MySQLConnection
+from aiodbkit.backends.mysql.stop import Stopper
 from aiodbkit.driver import Capabilities, Driver
 from aiodbkit.engine import Engine
 from aiodbkit.errors import ProgrammingError

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from aiodbkit.backends._mysql_literals import Literals, UnfitValueError
+from aiodbkit.backends.mysql.literals import Literals, UnfitValueError
 from aiodbkit.driver import Params
 from aiodbkit.errors import DataError, ProgrammingError
 from aiodbkit.sql import Dialect, Expand, Statement, compile_sql

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import aiomysql
 
-from aiodbkit.backends import _mysql_bulk as bulk
-from aiodbkit.backends._mysql_connect import (
+from aiodbkit.backends.mysql import bulk
+from aiodbkit.backends.mysql.connect import (
     MULTI_STATEMENTS_OFF,
     MULTI_STATEMENTS_ON,
     reset_session,
     set_option,
 )
-from aiodbkit.backends._mysql_cursors import MySQLCursor, QuietCursor, fetched
-from aiodbkit.backends._mysql_sql import Traits, plan, render, script
-from aiodbkit.backends._mysql_stop import Watch
-from aiodbkit.backends._mysql_wire import MySQLWire, Session
+from aiodbkit.backends.mysql.cursors import MySQLCursor, QuietCursor, fetched
+from aiodbkit.backends.mysql.sql import Traits, plan, render, script
+from aiodbkit.backends.mysql.stop import Watch
+from aiodbkit.backends.mysql.wire import MySQLWire, Session
 from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
 from aiodbkit.errors import (
     CommitUnknownError,

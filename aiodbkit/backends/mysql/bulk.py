@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-from aiodbkit.backends._mysql_literals import Literals, UnfitValueError
+from aiodbkit.backends.mysql.literals import Literals, UnfitValueError
 from aiodbkit.errors import DataError
 from aiodbkit.sql import Statement
 

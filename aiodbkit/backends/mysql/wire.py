@@ -24,16 +24,16 @@ import aiomysql
 import pymysql
 from pymysql.constants import SERVER_STATUS
 
-from aiodbkit.backends._mysql_cursors import QuietCursor
-from aiodbkit.backends._mysql_errors import is_statement_error, translate
-from aiodbkit.backends._mysql_stop import GRACE, Stopper, Victim, Watch
+from aiodbkit.backends.mysql.cursors import QuietCursor
+from aiodbkit.backends.mysql.errors import is_statement_error, translate
+from aiodbkit.backends.mysql.stop import GRACE, Stopper, Victim, Watch
 from aiodbkit.driver import DriverConnection
 from aiodbkit.errors import ConnectionLostError, DataError, Error, InternalError, QueryTimeoutError
 from aiodbkit.sql import Dialect
 from aiodbkit.wire import IdleSocket
 
 if TYPE_CHECKING:
-    from aiodbkit.backends._mysql_cursors import MySQLCursor
+    from aiodbkit.backends.mysql.cursors import MySQLCursor
 
 __all__ = ["MySQLWire", "Session"]
 

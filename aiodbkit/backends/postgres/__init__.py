@@ -1,0 +1,5 @@
+"""PostgreSQL, over asyncpg."""
+
+from aiodbkit.backends.postgres.engine import PostgresConnection, PostgresDriver, PostgresEngine
+
+__all__ = ["PostgresConnection", "PostgresDriver", "PostgresEngine"]
