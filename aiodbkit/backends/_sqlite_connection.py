@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import aiosqlite
 
@@ -23,10 +23,11 @@ from aiodbkit.backends._sqlite_statements import (
     touches,
     writes,
 )
-from aiodbkit.backends._sqlite_thread import Stuck, Until, WorkerThread, gone, until
+from aiodbkit.backends._sqlite_thread import Stuck, Until, WorkerThread, gone, timed_out, until
 from aiodbkit.backends._sqlite_turns import WriteTurn
-from aiodbkit.backends._sqlite_values import rows_to_sqlite, to_sqlite
+from aiodbkit.backends._sqlite_values import named, rows_to_sqlite, to_sqlite
 from aiodbkit.backends._sqlite_worker import (
+    Job,
     Stopped,
     Work,
     atomically,
@@ -51,7 +52,6 @@ from aiodbkit.errors import (
     InternalError,
     LockTimeoutError,
     OperationalError,
-    QueryTimeoutError,
 )
 from aiodbkit.options import TransactionOptions
 from aiodbkit.sql import Statement
@@ -160,7 +160,7 @@ class SQLiteConnection(DriverConnection):
     async def execute(self, sql: str, params: Params, timeout: float | None) -> ExecuteResult:
         statement = single(sql)
         text, args = statement.bind(params)
-        args = to_sqlite(args, statement.names)
+        args = to_sqlite(args, params, sql)
         work = partial(change, text=text, args=args, keyword=kind(statement))
         result: ExecuteResult = await self._perform(statement, work, until(timeout))
         return result
@@ -171,7 +171,7 @@ class SQLiteConnection(DriverConnection):
         limit = until(timeout)
         statement = single(sql)
         text, bound = statement.bind_many(rows)
-        args = rows_to_sqlite(bound, statement.names)
+        args = rows_to_sqlite(bound, rows.__getitem__, sql)
         work: Work = partial(change_many, text=text, rows=args, keyword=kind(statement))
         if self.in_transaction:
             work = partial(undoable, work=work)
@@ -182,11 +182,27 @@ class SQLiteConnection(DriverConnection):
     ) -> Fetched:
         statement = single(sql)
         text, args = statement.bind(params)
-        args = to_sqlite(args, statement.names)
-        most = limit if statement.is_read else 0
-        work = partial(query, text=text, args=args, limit=most)
-        fetched: Fetched = await self._perform(statement, work, until(timeout))
-        return fetched
+        if args:
+            args = to_sqlite(args, params, sql)
+        is_read = statement.is_read
+        work = partial(query, text=text, args=args, limit=limit if is_read else 0)
+        if not is_read or timeout is not None or self._settings.in_memory:
+            fetched: Fetched = await self._perform(statement, work, until(timeout))
+            return fetched
+        # The warm path: what `_run` does, without its frames.
+        thread = self._thread
+        if thread.is_closed:
+            raise gone(sql)
+        job = thread.job = Job(work)
+        try:
+            await thread.send(job)
+        except Exception as error:  # noqa: BLE001 - raised as ours
+            self._fail(error, sql, None)
+        except BaseException:
+            thread.stop()
+            self.suspect = True
+            raise
+        return job.result  # type: ignore[no-any-return]
 
     async def execute_script(self, sql: str, timeout: float | None) -> None:
         """Run several statements.
@@ -229,7 +245,7 @@ class SQLiteConnection(DriverConnection):
             columns, rows = await self.fetch(sql, params, timeout)
             return make(Started(None, columns, rows), size=batch_size)
         text, args = statement.bind(params)
-        args = to_sqlite(args, statement.names)
+        args = to_sqlite(args, params, sql)
         size = max(batch_size, _MEMORY_BATCH) if self._settings.in_memory else batch_size
         work = partial(start_cursor, text=text, args=args, size=size, open_ones=self._cursors)
         return make(Started(*await self._perform(statement, work, until(timeout))), size=size)
@@ -275,7 +291,7 @@ class SQLiteConnection(DriverConnection):
     ) -> int:
         done = 0
         async for batch in batches(rows, _INSERT_BATCH):
-            args = rows_to_sqlite(batch, columns, done)
+            args = rows_to_sqlite(batch, partial(named, columns, batch), sql, done)
             work = partial(change_many, text=sql, rows=args, keyword="insert")
             done += await self._run(work, sql, limit)
         return done
@@ -326,9 +342,7 @@ class SQLiteConnection(DriverConnection):
             error.query = sql
             raise
         except TimeoutError:
-            raise _timed_out(
-                sql, limit, while_="another connection of this process wrote"
-            ) from None
+            raise timed_out(sql, limit, while_="another connection of this process wrote") from None
 
     def _settle(self) -> None:
         """Note after a job whether a transaction is open; without one, others may write."""
@@ -346,14 +360,18 @@ class SQLiteConnection(DriverConnection):
             raise gone(sql)
         try:
             return await self._thread.run(work, limit)
-        except Exception as error:
-            failure = self._failure(error, sql, limit)
-            if failure is None or failure is error:
-                raise
-            raise failure from cause_of(error)
+        except Exception as error:  # noqa: BLE001 - raised as ours
+            self._fail(error, sql, limit)
         except BaseException:
             self.suspect = True
             raise
+
+    def _fail(self, error: Exception, sql: str | None, limit: Until | None) -> NoReturn:
+        """Raise the error of a job."""
+        failure = self._failure(error, sql, limit)
+        if failure is None or failure is error:
+            raise error
+        raise failure from cause_of(error)
 
     def _failure(self, error: Exception, sql: str | None, limit: Until | None) -> Error | None:
         """Translate an error of a job, and note what it tells about the transaction."""
@@ -363,7 +381,7 @@ class SQLiteConnection(DriverConnection):
         if self._thread.is_closed:
             failure = gone(sql)
         elif isinstance(error, Stopped) or self._was_interrupted(error):
-            failure = _timed_out(sql, limit)
+            failure = timed_out(sql, limit)
         else:
             failure = translate(error, sql, upgrading=self._deferred and self._began)
         if self._began and not self.in_transaction:
@@ -406,6 +424,7 @@ class SQLiteConnection(DriverConnection):
         # From here on nobody counts on the transaction: interrupted before it is decided, the
         # end is a rollback.
         self._began = False
+        self._turn.forget_task(self)
         read_only = self._read_only
         work = partial(end, how=how, cursors=self._cursors, read_only=read_only)
         try:
@@ -428,6 +447,7 @@ class SQLiteConnection(DriverConnection):
         await self._run(partial(query, text="select 1", args=(), limit=0), "select 1")
 
     async def recover(self) -> None:
+        self._turn.forget_task(self)
         await self._thread.drain()
         self.suspect = False
         known = self._began
@@ -445,6 +465,7 @@ class SQLiteConnection(DriverConnection):
         self._undo_to_savepoint = False
 
     async def clean(self) -> None:
+        self._turn.forget_task(self)
         if self.is_closed:
             raise gone(None)
         if self.suspect:
@@ -472,13 +493,3 @@ class SQLiteConnection(DriverConnection):
     def abort(self) -> None:
         self._thread.abort()
         self._turn.give_back(self)
-
-
-def _timed_out(sql: str | None, limit: Until | None, while_: str = "") -> Error:
-    if limit is None:
-        return OperationalError("the statement was interrupted", query=sql)
-    if while_:
-        text = f"timeout={limit.timeout:g} s has passed while {while_}; nothing was done"
-    else:
-        text = f"the statement ran past timeout={limit.timeout:g} s and was stopped"
-    return QueryTimeoutError(text, query=sql)

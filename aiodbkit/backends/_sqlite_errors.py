@@ -93,11 +93,12 @@ def translate(error: BaseException, sql: str | None, *, upgrading: bool = False)
         return _from_code(error, BUSY_SNAPSHOT if upgrading and code == BUSY else code, sql)
     if isinstance(error, sqlite3.Error | sqlite3.Warning):
         return _from_module(error, sql)
-    if isinstance(error, OverflowError | UnicodeEncodeError):
-        # Its text or its attributes show the value; a chained error would bring them along.
-        return errors.DataError(
-            f"a parameter that SQLite cannot store: {type(error).__name__}", query=sql
+    if isinstance(error, UnicodeEncodeError):
+        return errors.ProgrammingError(
+            "the SQL has a lone surrogate, which is no character", query=sql
         )
+    if isinstance(error, OverflowError):
+        return errors.DataError("a parameter is larger than SQLite can take", query=sql)
     return None
 
 

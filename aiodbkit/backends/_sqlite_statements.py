@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from aiodbkit.backends._sqlite_session import quoted_name
 from aiodbkit.backends._sqlite_worker import first_word
 from aiodbkit.errors import NotSupportedError, ProgrammingError, TransactionScopeError
 from aiodbkit.options import TransactionOptions
-from aiodbkit.sql import Dialect, Statement, compile_sql
+from aiodbkit.sql import Dialect, Statement, blank, compile_sql
 
 __all__ = [
     "begin_statement",
@@ -40,13 +41,14 @@ _LOOSE = _CONTROL | {"savepoint", "release", "pragma", "vacuum", "attach", "deta
 _MAY_TOUCH = frozenset(("pragma", "attach", "detach", "create"))
 
 _LOCKS = re.compile(r"\bbegin\s+(?:immediate|exclusive)\b", re.IGNORECASE)
-_ROLLBACK_TO = re.compile(r"\brollback\s+(?:transaction\s+)?to\b", re.IGNORECASE)
+_ROLLBACK_TO = re.compile(r"[\s;]*rollback\s+(?:transaction\s+)?to\b", re.IGNORECASE)
 _ASSIGNS = re.compile(r"\bpragma\b[^=(;]*=", re.IGNORECASE)
 _TOUCHES = re.compile(
     r"\bpragma\b[^;]*[=(]|\b(?:attach|detach)\b|\btemp(?:orary)?\b", re.IGNORECASE
 )
 
 
+@lru_cache(maxsize=1024)
 def single(sql: str) -> Statement:
     """Compile the SQL, which has to be one statement."""
     statement = compile_sql(sql, Dialect.SQLITE)
@@ -96,7 +98,7 @@ def refuse_control(sql: str, statements: Iterable[str]) -> None:
     """Raise for SQL that would end the open transaction, or begin another one inside."""
     for statement in statements:
         word = first_word(statement)
-        if word in _CONTROL and not _ROLLBACK_TO.search(statement):
+        if word in _CONTROL and not _ROLLBACK_TO.match(blank(statement, Dialect.SQLITE)):
             raise TransactionScopeError(
                 f"{word.upper()} would begin or end a transaction inside the open one: leave that "
                 "to its block, or to begin(), commit() and rollback(). Nothing was done",

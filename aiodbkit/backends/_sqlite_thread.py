@@ -12,9 +12,9 @@ import aiosqlite
 
 from aiodbkit.backends._sqlite_values import decode_on_this_thread
 from aiodbkit.backends._sqlite_worker import Job, Stopped, Work
-from aiodbkit.errors import ConnectionLostError
+from aiodbkit.errors import ConnectionLostError, Error, OperationalError, QueryTimeoutError
 
-__all__ = ["Stuck", "Until", "WorkerThread", "gone", "until"]
+__all__ = ["Stuck", "Until", "WorkerThread", "gone", "timed_out", "until"]
 
 # An interrupt that meets no running statement is lost, so a job that is to stop is pressed again.
 _PRESS_EVERY = 0.02
@@ -49,23 +49,37 @@ def gone(sql: str | None) -> ConnectionLostError:
     )
 
 
+def timed_out(sql: str | None, limit: Until | None, while_: str = "") -> Error:
+    """Return the error for a job that was stopped."""
+    if limit is None:
+        return OperationalError("the statement was interrupted", query=sql)
+    if while_:
+        text = f"timeout={limit.timeout:g} s has passed while {while_}; nothing was done"
+    else:
+        text = f"the statement ran past timeout={limit.timeout:g} s and was stopped"
+    return QueryTimeoutError(text, query=sql)
+
+
 class WorkerThread:
     """Runs one job after the other on the thread of one connection of aiosqlite.
 
     Attributes:
         db: the connection of sqlite3.
+        job: the last one sent.
+        send: does a job on the thread, in one hop.
     """
 
-    __slots__ = ("_closed", "_job", "_raw", "_send", "_thread", "_timer", "db")
+    __slots__ = ("_closed", "_raw", "_thread", "_timer", "db", "job", "send")
 
     db: sqlite3.Connection
+    job: Job | None
     _thread: threading.Thread
     _timer: asyncio.TimerHandle
 
     def __init__(self, raw: aiosqlite.Connection, send: Callable[[Job], Awaitable[Any]]) -> None:
         self._raw = raw
-        self._send = send
-        self._job: Job | None = None  # the last one sent
+        self.send = send
+        self.job = None
         self._closed = False
 
     async def open(self, work: Work) -> Any:
@@ -105,10 +119,10 @@ class WorkerThread:
             Stuck: the same, but the thread has not come back yet.
             Exception: whatever the work raised; interrupted by ``limit``, SQLite's INTERRUPT.
         """
-        job = self._job = Job(work)
+        job = self.job = Job(work)
         try:
             if limit is None:
-                await self._send(job)
+                await self.send(job)
             else:
                 await self._send_until(job, limit)
         except Exception:
@@ -123,7 +137,7 @@ class WorkerThread:
         try:
             async with asyncio.timeout(None) as grace:
                 self._timer = loop.call_at(limit.at, self._press, grace)
-                await self._send(job)
+                await self.send(job)
         except TimeoutError:
             raise Stuck from None
         finally:
@@ -141,11 +155,11 @@ class WorkerThread:
     @property
     def was_stopped(self) -> bool:
         """Whether the last job was stopped before it could take effect."""
-        return self._job is not None and self._job.stopped
+        return self.job is not None and self.job.stopped
 
     def stop(self) -> bool:
         """Stop the last job; False if it is too late for that."""
-        job = self._job
+        job = self.job
         if job is None or not job.stop():
             return False
         if not job.finished:
@@ -159,7 +173,7 @@ class WorkerThread:
         """Stop what still runs and wait until the thread has nothing more to do."""
         if self.is_closed:
             raise gone(None)
-        nothing = asyncio.ensure_future(self._send(Job(_nothing)))
+        nothing = asyncio.ensure_future(self.send(Job(_nothing)))
         try:
             while not nothing.done():
                 self.stop()

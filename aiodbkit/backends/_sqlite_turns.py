@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Any
 from weakref import WeakValueDictionary
 
 from aiodbkit.errors import LockTimeoutError
@@ -11,13 +12,18 @@ from aiodbkit.errors import LockTimeoutError
 __all__ = ["WriteTurn", "write_turn"]
 
 
+# A task of the pool begins to clean what was given back within two passes of the event loop.
+_PASSES = 5
+
+
 class _Ticket:
     """A place in the line. ``turn`` ends with the turn, or with the reason for having none."""
 
-    __slots__ = ("deadline", "holder", "patience", "timer", "turn")
+    __slots__ = ("deadline", "holder", "patience", "task", "timer", "turn")
 
     def __init__(self, holder: object, patience: float, deadline: float | None) -> None:
         self.holder = holder
+        self.task = asyncio.current_task()
         self.patience = patience
         self.deadline = deadline
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -36,14 +42,22 @@ class WriteTurn:
         self._database = database
         self._loop = asyncio.get_running_loop()
         self._holder: object | None = None
+        self._task: asyncio.Task[Any] | None = None  # without which the turn will not end
         self._since = 0.0
         self._line: deque[_Ticket] = deque()
 
     def try_take(self, holder: object) -> bool:
         """Take the turn if it is free."""
         if self._holder is None:
-            self._give_to(holder)
+            self._give_to(holder, asyncio.current_task())
+        elif self._holder is holder and self._task is None:
+            self._task = asyncio.current_task()
         return self._holder is holder
+
+    def forget_task(self, holder: object) -> None:
+        """Told that the turn of ``holder`` will end whatever the task does that took it."""
+        if self._holder is holder:
+            self._task = None
 
     def is_held_by(self, holder: object) -> bool:
         """Whether ``holder`` has the turn."""
@@ -57,7 +71,8 @@ class WriteTurn:
             deadline: when this caller gives up, on the loop's clock.
 
         Raises:
-            LockTimeoutError: the present holder has had the turn for ``patience``.
+            LockTimeoutError: the present holder has had the turn for ``patience``, or the calling
+                task would wait for itself.
             TimeoutError: ``deadline`` has passed.
         """
         if self.try_take(holder):
@@ -65,6 +80,7 @@ class WriteTurn:
         ticket = _Ticket(holder, patience, deadline)
         self._line.append(ticket)
         self._watch(ticket)
+        self._refuse_own(ticket, _PASSES)
         try:
             await ticket.turn
         except BaseException:
@@ -79,18 +95,18 @@ class WriteTurn:
         """End the turn, if ``holder`` has it: it is the next one's at once, or free."""
         if self._holder is not holder:
             return
-        self._holder = None
+        self._holder = self._task = None
         if self._loop.is_closed():
             return  # nobody waits any more
         while self._line:
             ticket = self._line.popleft()
             if not ticket.turn.done():
-                self._give_to(ticket.holder)
+                self._give_to(ticket.holder, ticket.task)
                 ticket.turn.set_result(None)
                 return
 
-    def _give_to(self, holder: object) -> None:
-        self._holder = holder
+    def _give_to(self, holder: object, task: asyncio.Task[Any] | None) -> None:
+        self._holder, self._task = holder, task
         self._since = self._loop.time()
 
     def _watch(self, ticket: _Ticket) -> None:
@@ -107,12 +123,29 @@ class WriteTurn:
             due = held_up if ticket.deadline is None else min(held_up, ticket.deadline)
             ticket.timer = self._loop.call_at(due, self._watch, ticket)
 
+    def _refuse_own(self, ticket: _Ticket, passes: int) -> None:
+        """Refuse a task that waits for itself, unless its connection turns out to be given back."""
+        if ticket.turn.done() or ticket.task is None or ticket.task is not self._task:
+            return
+        if passes:
+            self._loop.call_soon(self._refuse_own, ticket, passes - 1)
+        else:
+            ticket.turn.set_exception(self._held_by_itself())
+
+    def _held_by_itself(self) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"this task holds the write turn of {self._database} itself, through another "
+            "connection, and would wait for itself: SQLite has one writer at a time (in memory, "
+            "also no reader beside it). Use the connection that has the turn, or end its "
+            "transaction first: on_commit() runs what has to follow it",
+            is_transient=False,
+        )
+
     def _held_up(self, held: float, patience: float) -> LockTimeoutError:
         return LockTimeoutError(
             f"another connection of this process has held the write turn of {self._database} for "
             f"{held:.3g} s (lock_timeout={patience:g} s), and SQLite has one writer at a time: "
-            "keep write transactions short. A task that writes through a second connection inside "
-            "its own transaction waits for itself: use the connection of the transaction"
+            "keep write transactions short, and let none wait for a task that writes too"
         )
 
 

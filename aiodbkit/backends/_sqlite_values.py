@@ -15,8 +15,9 @@ datetime                  ``2024-02-29 12:30:00``, with microseconds  DATETIME, 
                           ``2024-02-29 12:30:00.5+05:30``
 UUID                      ``123e4567-e89b-12d3-a456-426614174000``    UUID
 dict, list                JSON text                                   JSON, JSONB
-Enum                      its value
 ========================  ==========================================  =========================
+
+A subclass is stored as the type that it is of: an IntEnum as its int, a StrEnum as its text.
 
 What counts is the first word of the declared type, in any case. SQLite knows it for a plain column
 of a table, also through a view, a subquery or RETURNING, but not for an expression: ``max(born)``
@@ -33,16 +34,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
-from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from aiodbkit.errors import DataError, ProgrammingError
+from aiodbkit.driver import Params
+from aiodbkit.errors import DataError
+from aiodbkit.sql import Expand
 
-__all__ = ["decode_on_this_thread", "rows_to_sqlite", "to_sqlite"]
+__all__ = ["decode_on_this_thread", "named", "rows_to_sqlite", "to_sqlite"]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
@@ -51,57 +53,62 @@ class _Misfit(Exception):  # noqa: N818 - becomes a DataError
     """Why a value cannot be stored; never the value itself."""
 
 
-def to_sqlite(args: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
+def to_sqlite(args: Sequence[Any], params: Params, sql: str) -> Sequence[Any]:
     """Return the values as SQLite stores them, ``args`` itself if there is nothing to change.
 
     Args:
-        names: the parameter's name for each value, ``""`` for a positional one.
+        params, sql: what the caller gave, for the error.
 
     Raises:
-        DataError: a value that SQLite cannot keep; names the parameter.
-        ProgrammingError: a type that SQLite has nothing for; names parameter and type.
+        DataError: a value that SQLite cannot keep, or has nothing for; names the parameter.
     """
-    for value in args:
-        kind = type(value)
-        if kind is not str and value is not None and not (kind is int and _LEAST <= value <= _MOST):
-            return _all_stored(args, names)
-    return args
+    try:
+        return _stored(args)
+    except _Misfit as misfit:
+        raise DataError(_told(misfit, params), query=sql) from None
 
 
 def rows_to_sqlite(
-    rows: Sequence[Sequence[Any]], names: Sequence[str], first: int = 0
+    rows: Sequence[Sequence[Any]], params: Callable[[int], Params], sql: str, first: int = 0
 ) -> list[Sequence[Any]]:
     """Return many rows as SQLite stores them; an error tells the row, counted from ``first``."""
     done: list[Sequence[Any]] = []
     try:
         for row in rows:
-            done.append(to_sqlite(row, names))  # noqa: PERF401 - an error has to know how far it got
-    except (DataError, ProgrammingError) as error:
-        raise type(error)(f"row {first + len(done)}: {error}") from error.__cause__
+            done.append(_stored(row))  # noqa: PERF401 - an error has to know how far it got
+    except _Misfit as misfit:
+        number = len(done)
+        told = f"row {first + number}: {_told(misfit, params(number))}"
+        raise DataError(told, query=sql) from None
     return done
 
 
-def _all_stored(args: Sequence[Any], names: Sequence[str]) -> list[Any]:
-    if len(args) != len(names):  # an expanded list: its values stand for one parameter
-        names = [""] * len(args)
-    return [_stored(*each) for each in zip(args, names, range(1, len(args) + 1), strict=True)]
+def named(columns: Sequence[str], rows: Sequence[Sequence[Any]], number: int) -> Params:
+    """Return one of the rows with its columns' names."""
+    return dict(zip(columns, rows[number], strict=True))
 
 
-def _stored(value: Any, name: str, number: int) -> Any:
-    try:
-        return _encode(value)
-    except _Misfit as misfit:
-        raise DataError(f"{_called(name, number)}: {misfit}") from misfit.__cause__
-    except TypeError:
-        raise ProgrammingError(
-            f"{_called(name, number)} is of the type {type(value).__name__}, which SQLite has no "
-            "place for: convert it first (to str, int, float, bytes, Decimal, date, time, "
-            "datetime, UUID, or a dict or list for JSON; expand() for a list of values)"
-        ) from None
+def _stored(args: Sequence[Any]) -> Sequence[Any]:
+    for value in args:
+        kind = type(value)
+        if not (
+            (kind is str and value.isascii())
+            or value is None
+            or (kind is int and _LEAST <= value <= _MOST)
+        ):
+            return [_encode(value) for value in args]
+    return args
 
 
-def _called(name: str, number: int) -> str:
-    return f"parameter {name!r}" if name else f"parameter {number}"
+def _told(misfit: _Misfit, params: Params) -> str:
+    """Say which of the caller's parameters it is, by its name or number."""
+    given = params.items() if isinstance(params, Mapping) else enumerate(params or (), 1)
+    for name, value in given:
+        try:
+            _stored(value.values if isinstance(value, Expand) else (value,))
+        except _Misfit:
+            return f"parameter {name if isinstance(name, int) else f':{name}'}: {misfit}"
+    return str(misfit)
 
 
 def _encode(value: Any) -> Any:
@@ -109,7 +116,11 @@ def _encode(value: Any) -> Any:
     if encoder is None:
         encoder = next((_ENCODERS[kind] for kind in _ENCODERS if isinstance(value, kind)), None)
         if encoder is None:
-            raise TypeError
+            raise _Misfit(
+                f"SQLite has no place for the type {type(value).__name__}: convert it first (to "
+                "str, int, float, bytes, Decimal, date, time, datetime, UUID, or a dict or list "
+                "for JSON; expand() for a list of values)"
+            )
     return encoder(value)
 
 
@@ -125,30 +136,41 @@ def _float(value: float) -> float:
     return float(value)
 
 
+def _text(value: str) -> str:
+    text = str.__str__(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # The cause would show the value.
+        raise _Misfit("a text with a lone surrogate, which is no character") from None
+    return text
+
+
 def _json(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         # The cause would show the value.
         raise _Misfit(f"a {type(value).__name__} that cannot be written as JSON") from None
+    return _text(text)
 
 
-# In the order in which isinstance has to ask: an enum before what it also is, datetime before date.
+# In the order in which isinstance has to ask: bool before int, datetime before date. A subclass may
+# say something else of itself, so it is the type's own method that is asked.
 _ENCODERS: dict[Any, Callable[[Any], Any]] = {
     type(None): lambda value: value,
-    Enum: lambda value: _encode(value.value),
     bool: int,
     int: _int,
     float: _float,
-    str: str.__str__,
+    str: _text,
     bytes: bytes,
     bytearray: bytes,
     memoryview: bytes,
-    Decimal: str,
-    datetime: lambda value: value.isoformat(" "),
+    Decimal: Decimal.__str__,
+    datetime: lambda value: datetime.isoformat(value, " "),
     date: date.isoformat,
     time: time.isoformat,
-    UUID: str,
+    UUID: UUID.__str__,
     dict: _json,
     list: _json,
 }

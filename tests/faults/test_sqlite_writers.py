@@ -204,42 +204,6 @@ class _Clock:
         self.is_closed = loop.is_closed
 
 
-# A task that waits for a turn which it has itself.
-
-
-@pytest.mark.parametrize("how", ["execute", "transaction", "script", "insert_many", "nested"])
-async def test_who_writes_beside_its_own_transaction_is_told_so_at_once(
-    how: str, db: aiodbkit.Engine
-) -> None:
-    async with db.transaction():
-        await db.execute(ADD, {"who": 1})
-        with pytest.raises(aiodbkit.LockTimeoutError) as caught:
-            async with db.execution_context(transaction=how == "nested") as other:
-                if how == "execute":
-                    await other.execute(ADD, {"who": 2})
-                elif how == "transaction":
-                    await other.begin()
-                elif how == "script":
-                    await other.execute_script("insert into t (who) values (2)")
-                else:
-                    await other.insert_many("t", [{"who": 2}])
-        for word in ("this task holds the write turn of", "itself", "through another connection"):
-            assert word in str(caught.value)
-        assert caught.value.query
-        assert not caught.value.is_transient
-        await db.execute(ADD, {"who": 3})
-    await write(db, 4, 3)
-    assert await db.fetch_column("select who from t order by id") == [1, 3, 4, 4, 4]
-
-
-async def test_in_memory_that_holds_for_who_reads_beside_its_own_transaction() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db:
-        async with db.transaction(), db.execution_context(transaction=False) as other:
-            with pytest.raises(aiodbkit.LockTimeoutError, match="this task") as caught:
-                await other.fetch_val("select 1")
-        assert not caught.value.is_transient
-
-
 async def test_who_waits_for_another_task_too_long_may_try_again(make: MakeEngine) -> None:
     db = await make(pragmas={"busy_timeout": 30}, child_tasks="own")
     async with db.transaction():
@@ -250,88 +214,6 @@ async def test_who_waits_for_another_task_too_long_may_try_again(make: MakeEngin
             assert word in str(caught.value)
         assert caught.value.query == ADD
         assert caught.value.is_transient
-
-
-async def test_the_next_write_waits_for_the_cleaning_of_what_its_task_gave_back(
-    db: aiodbkit.Engine,
-) -> None:
-    """The task had the turn, but nothing that it could do would end it sooner."""
-    async with db.pool.acquire(), db.pool.acquire():
-        pass  # so that the pool has another connection to lend
-    async with db.connection() as conn:
-        await conn.begin()
-        await conn.execute(ADD, {"who": 1})
-    await db.execute(ADD, {"who": 2})
-    await db.execute("begin immediate")
-    await db.execute(ADD, {"who": 3})
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await db.execute(f"insert into t (who) {ENDLESS}")
-    await db.execute(ADD, {"who": 4})
-    assert await db.fetch_column("select who from t order by id") == [2, 3, 4]
-
-
-@pytest.mark.filterwarnings("ignore:a connection of .* was never released:ResourceWarning")
-async def test_the_next_write_waits_for_the_cleaning_of_what_its_task_forgot(
-    db: aiodbkit.Engine,
-) -> None:
-    conn = await db.pool.acquire()
-    await conn.begin()
-    del conn
-    await db.execute(ADD, {"who": 1})
-    assert await db.fetch_val(COUNT) == 1
-
-
-async def test_the_next_write_waits_for_the_end_of_rows_that_its_task_dropped() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db:
-        await db.execute("create table t (id integer primary key, who integer)")
-        await db.insert_many("t", [{"who": n} for n in range(20_000)])
-        async for _ in db.iterate("select id from t"):
-            break
-        await db.execute(ADD, {"who": -1})
-        assert await db.fetch_val(COUNT) == 20_001
-
-
-@pytest.mark.parametrize("passes", range(8))
-async def test_the_next_write_waits_for_a_rollback_that_its_task_was_cancelled_out_of(
-    passes: int, make: MakeEngine
-) -> None:
-    db = await make()
-
-    async def work() -> None:
-        try:
-            async with db.transaction():
-                await db.execute(ADD, {"who": 1})
-                inside.set()
-                await db.fetch_val(ENDLESS)
-        except asyncio.CancelledError:
-            await db.execute(ADD, {"who": 2})
-
-    inside = asyncio.Event()
-    task = asyncio.create_task(work())
-    await inside.wait()
-    await turns(3)
-    task.cancel()
-    await turns(passes)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled() or task.exception() is None
-    assert await db.fetch_column("select who from t") in ([], [2])
-
-
-async def test_who_goes_on_after_a_cancelled_statement_still_holds_its_turn(
-    make: MakeEngine,
-) -> None:
-    db = await make(lock_timeout=600)
-    async with db.transaction():
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await db.fetch_val(ENDLESS)
-        await db.execute(ADD, {"who": 1})
-        with pytest.raises(aiodbkit.LockTimeoutError, match="this task"):
-            async with db.execution_context(transaction=False) as other:
-                await other.execute(ADD, {"who": 2})
-    assert await db.fetch_column("select who from t") == [1]
 
 
 async def test_a_timeout_covers_the_wait_for_the_turn(db: aiodbkit.Engine) -> None:

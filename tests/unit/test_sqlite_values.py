@@ -226,7 +226,7 @@ async def test_a_value_that_sqlite_cannot_keep_names_the_parameter_and_the_sql(
     ):
         for verb, more in ((conn.fetch, ()), (conn.execute, ()), (conn.open_cursor, (1,))):
             with pytest.raises(DataError, match=f"^parameter {name}: .*{message}") as caught:
-                await verb(sql, params, None, *more)  # type: ignore[operator]
+                await verb(sql, params, None, *more)
             assert caught.value.query == sql
             assert "SECRET" not in repr(caught.value)
             assert caught.value.__cause__ is None
