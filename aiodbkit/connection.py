@@ -39,8 +39,10 @@ class Connection(Lease[DriverConnection], Verbs):
         "_innermost",
         "_late_slot",
         "_litter",
+        "_pending",
         "_reader",
         "_reader_task",
+        "_recovery",
         "_turn",
         "_turns",
     )
@@ -56,7 +58,9 @@ class Connection(Lease[DriverConnection], Verbs):
         self._reader: weakref.ref[Stream[Any]] | None = None  # keeps the turn until it is closed
         self._reader_task: asyncio.Task[Any] | None = None
         self._litter: list[Callable[[], Awaitable[None]]] = []  # what dropped streams left open
-        self._late_slot: Slot[DriverConnection] | None = None  # released while a turn was taken
+        self._late_slot: Slot[DriverConnection] | None = None  # released while it was at work
+        self._pending = 0  # tasks of the pool that work on it
+        self._recovery: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "in transaction" if self.in_transaction else "open"
@@ -101,6 +105,10 @@ class Connection(Lease[DriverConnection], Verbs):
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
         if self._has_ended:
             raise self._refusal("used")
+        if asyncio.get_running_loop() is not self._pool.loop:
+            raise InterfaceError(
+                "this connection belongs to another event loop: hand its results over, not itself"
+            )
         if self._turns.taken or self._litter or self._driver.suspect:
             return None
         if self._innermost is not None:
@@ -109,10 +117,14 @@ class Connection(Lease[DriverConnection], Verbs):
         return self._turn
 
     async def _wait(self) -> AbstractContextManager[DriverConnection]:
+        asked_in = self._innermost
         await self._take_turn()
         try:
-            await self._tidy()
             # All may have changed while this task stood in line.
+            self._refuse_if_ended()
+            if asked_in is not None:
+                asked_in.refuse_unless_outermost_active()
+            await self._tidy()
             if self._innermost is not None:
                 self._innermost.refuse_unless_active()
         except BaseException:
@@ -125,7 +137,14 @@ class Connection(Lease[DriverConnection], Verbs):
         return _Control(self)
 
     async def _take_turn(self) -> None:
-        if self._reader is not None and self._reader_task is asyncio.current_task():
+        task = asyncio.current_task()
+        if self._turns.taken and self._driver.feeder is task:
+            raise InterfaceError(
+                "this connection is busy with an insert_many() whose rows this same statement is "
+                "to provide: read them before, or from another connection "
+                "(db.execution_context(transaction=False))"
+            )
+        if self._reader is not None and self._reader_task is task:
             raise InterfaceError(
                 "this connection is busy with an iterate() of this same task: finish it first, run "
                 "both in one transaction (not on MySQL), or use another connection for the "
@@ -135,7 +154,11 @@ class Connection(Lease[DriverConnection], Verbs):
 
     def _pass_turn_on(self) -> None:
         self._turns.pass_on()
-        if self._late_slot is not None and not self._turns.taken:
+        if self._late_slot is not None:
+            self._give_back_late()
+
+    def _give_back_late(self) -> None:
+        if self._late_slot is not None and not self._turns.taken and not self._pending:
             slot, self._late_slot = self._late_slot, None
             self._pool.give_back(slot)
 
@@ -165,9 +188,10 @@ class Connection(Lease[DriverConnection], Verbs):
         A caller that is cancelled meanwhile leaves the connection suspect, for the next one.
         """
         limit = self._pool.options.reset_timeout
-        task = self._spawn(_within(limit, self._driver.recover()), "recover")
+        if self._recovery is None or self._recovery.done():
+            self._recovery = self._spawn_work(_within(limit, self._driver.recover()))
         try:
-            await asyncio.shield(task)
+            await asyncio.shield(self._recovery)
         except TimeoutError as error:
             self._driver.abort()
             raise ConnectionLostError(
@@ -180,6 +204,21 @@ class Connection(Lease[DriverConnection], Verbs):
         if not isinstance(error, Error):
             self._driver.suspect = True
 
+    def _spawn_work(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run in a task of the pool what the connection must not be lent again before."""
+        task = self._spawn(work, "work")
+        self._pending += 1
+        task.add_done_callback(self._work_done)
+        return task
+
+    def _refuse_if_ended(self) -> None:
+        if self._has_ended:
+            raise self._refusal("used")
+
+    def _work_done(self, _task: asyncio.Task[Any]) -> None:
+        self._pending -= 1
+        self._give_back_late()
+
     def _spawn(
         self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None
     ) -> asyncio.Task[Any]:
@@ -190,6 +229,15 @@ class Connection(Lease[DriverConnection], Verbs):
     def _end(self) -> Slot[DriverConnection]:
         slot = super()._end()
         self._cut_stream()
+        scope = self._innermost
+        while scope is not None:
+            scope.cut(
+                InterfaceError(
+                    "the transaction's connection was given back before its block ended, so it "
+                    "was rolled back: end the transaction first"
+                )
+            )
+            scope = scope._parent
         if self._litter:
             # A cursor is still open: whoever cleans the connection must close it.
             self._driver.suspect = True
@@ -202,7 +250,7 @@ class Connection(Lease[DriverConnection], Verbs):
         finish before the connection goes to anybody else.
         """
         slot = self._end()
-        if self._turns.taken:
+        if self._turns.taken or self._pending:
             self._late_slot = slot
             slot.holder = None  # it comes back by itself: nobody waits for its last holder
         else:

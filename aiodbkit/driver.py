@@ -12,6 +12,7 @@ What holds for every method of a backend:
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,17 +126,19 @@ class DriverConnection(ABC):
 
     Attributes:
         raw: the driver's own connection.
+        feeder: the task whose rows an `insert_many` is taking, while it does.
         suspect: set by whoever saw a call end with anything but an `Error`; `recover` clears it.
         transaction_lost: why an open transaction is gone although nobody ended it (connection
             lost, deadlock, a full disk), or None. Set by the backend, cleared by `begin`
             and `clean`.
     """
 
-    __slots__ = ("raw", "suspect", "transaction_lost")
+    __slots__ = ("feeder", "raw", "suspect", "transaction_lost")
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
         self.suspect = False
+        self.feeder: asyncio.Task[Any] | None = None
         self.transaction_lost: BaseException | None = None
 
     # What is known without asking the server. Called at every hand-out and every return:

@@ -22,6 +22,7 @@ from aiodbkit.options import (
     PoolOptions,
     RetryPolicy,
     TransactionOptions,
+    seconds,
 )
 from aiodbkit.pool import Acquire, Pool, Slot
 from aiodbkit.pool.slot import SlotState
@@ -66,6 +67,7 @@ class EnginePool(Pool[DriverConnection]):
 
     def acquire(self, *, timeout: float | None = None) -> Acquire[Connection]:
         """Borrow a connection; see `Pool.acquire`."""
+        seconds("timeout", timeout, optional=True)
         return Acquire(self, timeout)
 
     def lend(self, slot: Slot[DriverConnection]) -> Connection:
@@ -222,9 +224,11 @@ class Engine(Verbs):
         """
         if self._pool is None or self._driver is None:
             return
+        await self._opening.take()
         try:
             await self._pool.close(timeout)
         finally:
+            self._opening.pass_on()
             await self._driver.stop()
 
     async def __aenter__(self) -> Self:
@@ -340,7 +344,11 @@ class Engine(Verbs):
     ) -> T:
         """Call an async function in a transaction, again as a whole where ``retry`` says so."""
         block = self.transaction(isolation=isolation, read_only=read_only, retry=retry)
-        return await block(function)(*args, **kwargs)
+
+        async def call() -> T:
+            return await function(*args, **kwargs)
+
+        return await block(call)()
 
     # Where statements run
 

@@ -46,8 +46,13 @@ class Scope:
 
     def enter(self) -> None:
         """Make this the current scope of its engine, in this context."""
-        self._previous = _scopes.get()
-        self._outer = self._previous.get(self._engine)
+        self._outer = find_scope(self._engine)
+        # Scopes whose ends were not seen in this context are left out: they would pile up.
+        self._previous = {
+            engine: scope for engine, scope in _scopes.get().items() if engine is not self._engine
+        }
+        if self._outer is not None:
+            self._previous[self._engine] = self._outer
         self._mapping = {**self._previous, self._engine: self}
         _scopes.set(self._mapping)
 

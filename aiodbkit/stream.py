@@ -63,6 +63,7 @@ class Stream(Generic[T]):
         self._closing = _Closing()
         self._fetching = False
         self._is_cut = False
+        self._has_failed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __aiter__(self) -> Stream[T]:
@@ -91,6 +92,9 @@ class Stream(Generic[T]):
     async def aclose(self) -> None:
         """Close the cursor and give the connection back. Safe to call again."""
         connection = self._connection
+        if self._fetching:  # by another task: it lets go when it has its rows
+            self.cut()
+            return
         if self._state is not StreamState.OPEN or connection is None:
             self._state = StreamState.CLOSED
             return
@@ -112,6 +116,15 @@ class Stream(Generic[T]):
     # Fetching
 
     async def _fetch(self) -> None:
+        if self._fetching:
+            raise InterfaceError(
+                "this result is being read by another task: read it in one task, or give each "
+                "its own iterate()"
+            )
+        if self._has_failed:
+            raise InterfaceError(
+                "this result was ended by an error before its last row: call iterate() again"
+            )
         if self._is_cut:
             raise InterfaceError(
                 "this result can no longer be read: the transaction or the connection block "
@@ -119,13 +132,19 @@ class Stream(Generic[T]):
             )
         if self._state is StreamState.CLOSED:
             return
+        self._fetching = True
         try:
             if self._state is StreamState.NEW:
                 await self._open()
             columns, rows = await self._next_batch()
         except BaseException:
+            self._has_failed = True
             self._abandon()
             raise
+        finally:
+            self._fetching = False
+            if self._is_cut:
+                self._abandon()
         if not rows:
             self._rows = iter(())
         elif self._into is None:
@@ -172,16 +191,13 @@ class Stream(Generic[T]):
         if not self._keeps_turn:
             with connection._use() or await connection._wait():
                 return await cursor.fetch()
-        self._fetching = True
+        if connection._has_ended:
+            raise connection._refusal("used")
         try:
             return await cursor.fetch()
         except BaseException as error:
             connection._note_failure(error)
             raise
-        finally:
-            self._fetching = False
-            if self._is_cut:
-                self._abandon()
 
     # Letting go
 

@@ -20,6 +20,7 @@ from aiodbkit.errors import (
     CommitUnknownError,
     ConnectionLostError,
     Error,
+    InterfaceError,
     InternalError,
     QueryTimeoutError,
     TransactionScopeError,
@@ -68,6 +69,8 @@ class Transaction:
         self._commit_hooks: list[Hook] = []
         self._rollback_hooks: list[Hook] = []
         self._due: list[Hook] = []
+        self._is_finishing = False
+        self._cut_short: InterfaceError | None = None
         self.child_tasks: ChildTasks = child_tasks
         self.by_hand = by_hand
         self._task = asyncio.current_task()
@@ -93,10 +96,12 @@ class Transaction:
         All hooks run, in order, when the connection has been given back. An error of a hook is
         raised after the others have run; the commit stands.
         """
+        self._refuse_hook_after_the_end("on_commit()")
         self._commit_hooks.append(hook)
 
     def on_rollback(self, hook: Hook) -> None:
         """Call ``hook``, sync or async, after this scope or one around it was rolled back."""
+        self._refuse_hook_after_the_end("on_rollback()")
         self._rollback_hooks.append(hook)
 
     async def rollback(self) -> None:
@@ -128,18 +133,52 @@ class Transaction:
         self._connection._innermost = self
 
     async def finish(self, *, commit: bool) -> None:
-        """End the scope in the database. Cancelled, the outermost goes on ending by itself."""
+        """End the scope in the database. When the caller is cancelled, it goes on by itself.
+
+        Raises:
+            InterfaceError: its connection was given back before.
+            TransactionScopeError: another scope is still open inside it: all is rolled back.
+        """
+        if self._cut_short is not None and commit:
+            raise self._cut_short
         if self.state is not TransactionState.ACTIVE:
             return
-        if self._parent is not None:
-            await self._finish_savepoint(self._parent, commit=commit)
-            return
-        work = self._connection._spawn(self._finish_outermost(commit=commit), "finish")
+        inner_is_open = self._end_inner_scopes()
+        self._is_finishing = True
+        work = self._connection._spawn_work(self._finish(commit=commit and not inner_is_open))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             self._detach(work)
             raise
+        if inner_is_open and commit:
+            raise TransactionScopeError(
+                "a nested transaction was still open when the one around it ended, so all was "
+                "rolled back: end blocks in the reverse order of their beginning"
+            )
+
+    async def _finish(self, *, commit: bool) -> None:
+        if self._parent is not None:
+            await self._finish_savepoint(self._parent, commit=commit)
+        else:
+            await self._finish_outermost(commit=commit)
+
+    def _end_inner_scopes(self) -> bool:
+        """End the scopes that were left open inside this one; return whether there were any."""
+        found = False
+        scope = self._connection._innermost
+        while scope is not None and scope is not self:
+            found = found or scope.state is TransactionState.ACTIVE
+            scope.cut(TransactionScopeError("the transaction around this one has ended"))
+            scope = scope._parent
+        self._connection._innermost = self
+        return found
+
+    def cut(self, reason: InterfaceError) -> None:
+        """End the scope without a word to the database: what ends it does so anyway."""
+        if self.state is TransactionState.ACTIVE and not self._is_finishing:
+            self._cut_short = reason
+            self._ended(TransactionState.ROLLED_BACK)
 
     def _detach(self, work: asyncio.Task[Any]) -> None:
         """The caller is gone: the ending goes on by itself, from now on with a deadline."""
@@ -150,7 +189,10 @@ class Transaction:
 
     def leave(self) -> None:
         """Make the scope around this one the connection's current one again."""
-        if self._connection._innermost is self:
+        scope = self._connection._innermost
+        while scope is not None and scope is not self:
+            scope = scope._parent
+        if scope is self:
             self._connection._innermost = self._parent
 
     def refuse_unless_active(self) -> None:
@@ -170,6 +212,10 @@ class Transaction:
                 "leave the block first"
             )
         raise self._gone("the statement was not sent", lost)
+
+    def refuse_unless_outermost_active(self) -> None:
+        """Raise for a statement that stood in line while the whole transaction ended."""
+        self._root.refuse_unless_active()
 
     async def run_hooks(self) -> None:
         """Run what has become due, all of it, whatever happens to the caller meanwhile."""
@@ -193,7 +239,10 @@ class Transaction:
                 result = hook()
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
                 error.add_note(f"raised by a hook after the transaction: {self.state.name.lower()}")
                 if failure is not None:
                     logger.exception("a hook failed after another had failed")
@@ -318,6 +367,13 @@ class Transaction:
             self._root._doom = reason
 
     # Refusing
+
+    def _refuse_hook_after_the_end(self, call: str) -> None:
+        if self.state is not TransactionState.ACTIVE:
+            ended = self.state.name.lower().replace("_", " ")
+            raise TransactionScopeError(
+                f"{call}: this transaction has ended ({ended}): a hook would never be called"
+            )
 
     @property
     def _name(self) -> str:

@@ -8,6 +8,7 @@ backend's method.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -249,4 +250,8 @@ class Verbs:
         if not names:
             return 0
         with self._use() or await self._wait() as driver:
-            return await driver.insert_many(table, names, values, self._limit(timeout))
+            driver.feeder = asyncio.current_task()
+            try:
+                return await driver.insert_many(table, names, values, self._limit(timeout))
+            finally:
+                driver.feeder = None

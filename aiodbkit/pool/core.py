@@ -92,6 +92,11 @@ class PoolCore(Generic[R]):
         self._hold_times = recent_times()
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the pool was opened in."""
+        return self._loop
+
+    @property
     def was_closed(self) -> bool:
         """Whether `close` was called and no `open` since."""
         return self._state in (PoolState.CLOSING, PoolState.CLOSED)
@@ -187,7 +192,7 @@ class PoolCore(Generic[R]):
             self._origin_done(slot, held)
         if slot.uses == self.options.max_uses:
             slot.expires_at = 0.0
-        if self._is_dirty(slot.resource):
+        if self._needs_mending(slot):
             self._keeper.mend(slot)
         elif now >= slot.expires_at:
             self._keeper.retire(slot)
@@ -202,6 +207,14 @@ class PoolCore(Generic[R]):
             expires_at = slot.expires_at
             slot.fresh_until = fresh_until if fresh_until < expires_at else expires_at  # noqa: FURB136
             self._idle.append(slot)
+
+    def _needs_mending(self, slot: Slot[R]) -> bool:
+        try:
+            return self._is_dirty(slot.resource)
+        except Exception:
+            logger.exception("%s: is_dirty() failed, so the connection is closed", self.name)
+            slot.expires_at = 0.0
+            return False
 
     def report_leaks(self, now: float) -> None:
         """Log each connection that is held for longer than ``leak_after``, once."""
@@ -336,7 +349,8 @@ class PoolCore(Generic[R]):
 
     def slot_ready(self, slot: Slot[R], *, prepared: bool) -> None:
         """A slot was opened, cleaned or checked."""
-        if self._state is not PoolState.OPEN or monotonic() >= slot.expires_at:
+        is_surplus = len(self._keeper.slots) > self.max_size
+        if self._state is not PoolState.OPEN or is_surplus or monotonic() >= slot.expires_at:
             self._keeper.retire(slot)
         elif not prepared and self._calls.prepare is not None and self._queue:
             self._keeper.check(slot, ping=False)

@@ -151,8 +151,8 @@ class Keeper(Generic[R]):
             await asyncio.wait(self._tasks, timeout=grace)
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._tasks:  # one that will not be cancelled is left to itself
+            await asyncio.wait(self._tasks, timeout=1.0)
 
     def spawn(
         self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None
@@ -178,8 +178,10 @@ class Keeper(Generic[R]):
         except BaseException as error:
             self.errors += 1
             self._remove(slot)
+            if isinstance(error, asyncio.CancelledError) and not _is_cancelled():
+                error = CannotConnectError(f"{self._name}: connect() was cancelled from inside")
             if not report or isinstance(error, asyncio.CancelledError):
-                raise
+                raise error from None
             self._events.connect_failed(error)
             return
         took = monotonic() - began
@@ -284,3 +286,9 @@ class Keeper(Generic[R]):
                 await self.emptied.wait()
         except TimeoutError:
             pass
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was asked to end, rather than something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

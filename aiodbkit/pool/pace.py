@@ -80,7 +80,7 @@ class Pace:
             return 0, None
         if self.failures:
             return (1, None) if now >= self._pause_until else (0, self._pause_until)
-        if self._ramp is not None or not lent:
+        if self._ramp is not None or not lent or not waiting:
             return max(0, (self._ramp or _FIRST_WAVE) - connecting), None
         if now < self._pause_until:
             return 0, self._pause_until

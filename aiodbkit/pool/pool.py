@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from aiodbkit.errors import InterfaceError, PoolClosedError
-from aiodbkit.options import PoolOptions, RetryPolicy
+from aiodbkit.options import PoolOptions, RetryPolicy, seconds
 from aiodbkit.pool import report
 from aiodbkit.pool.core import NEVER, PoolCore, PoolState
 from aiodbkit.pool.keeper import ResourceCalls
@@ -129,6 +129,7 @@ class Pool(PoolCore[R], Generic[R]):
         After that their connections are cut. Safe to call again; when the caller is cancelled
         the closing goes on by itself.
         """
+        seconds("timeout", timeout)
         if self._state is PoolState.NEW:
             self._state = PoolState.CLOSED
         if self._state is PoolState.CLOSED or self._loop is None:
@@ -195,6 +196,7 @@ class Pool(PoolCore[R], Generic[R]):
             PoolClosedError: the pool is not open.
             CannotConnectError: none can be opened, and there is none to wait for.
         """
+        seconds("timeout", timeout, optional=True)
         return Acquire(self, timeout)
 
     def lend(self, slot: Slot[R]) -> Lease[R]:

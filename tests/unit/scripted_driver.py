@@ -98,7 +98,8 @@ class ScriptedConnection(DriverConnection):
         return ScriptedCursor(self, batch_size)
 
     async def insert_many(self, table: str, columns: Any, rows: Any, timeout: Any) -> int:
-        raise NotImplementedError
+        await self._statement("insert")
+        return len([row async for row in rows])
 
     async def begin(self, options: Any) -> None:
         await self._statement("begin")

@@ -9,7 +9,13 @@ import sys
 
 import pytest
 
-from aiodbkit import PoolOverloadedError, PoolTimeoutError
+from aiodbkit import (
+    CannotConnectError,
+    ConfigurationError,
+    Pool,
+    PoolOverloadedError,
+    PoolTimeoutError,
+)
 from aiodbkit.pool.shedding import Shedder
 from tests.unit.pool.scripted import Script, assert_whole, settle, start, waiting
 
@@ -141,3 +147,77 @@ async def test_a_forked_child_starts_with_an_empty_pool_and_leaves_its_parents_a
 async def assert_whole_of_two(pool):
     async with pool.acquire() as one, pool.acquire() as two:
         assert {one.resource.number, two.resource.number} == {1, 2}
+
+
+async def test_a_connect_that_is_cancelled_from_inside_is_a_failed_connect():
+    script = Script()
+    script.fail("connect", asyncio.CancelledError())
+    async with script.pool(max_size=1) as pool:
+        with pytest.raises(CannotConnectError, match="cancelled from inside"):
+            await pool.acquire(timeout=30)
+        await assert_whole(pool, script)
+
+
+async def test_a_check_for_dirt_that_fails_costs_the_connection_and_no_slot():
+    script = Script()
+    pool = Pool(script.connect, close=script.close, is_dirty=lambda resource: 1 / 0, max_size=1)
+    async with pool:
+        for number in (1, 2):
+            async with pool.acquire() as lease:
+                assert lease.resource.number == number
+
+
+async def test_a_pool_that_shrinks_while_it_connects_keeps_to_its_new_size():
+    script = Script()
+    async with script.pool(max_size=5) as pool:
+        script.hold("connect")
+        callers = [start(pool.acquire()) for _ in range(5)]
+        await waiting(pool, 5)
+        await pool.resize(max_size=2)
+        script.let("connect")
+        for caller in callers:
+            pool.release(await caller)
+        await settle()
+        assert pool.stats().size <= 2
+
+
+async def test_the_minimum_is_restored_beside_a_borrowed_connection_without_a_busy_loop():
+    script = Script()
+    async with script.pool(min_size=2, max_size=3) as pool:
+        for _ in range(3):
+            async with pool.acquire():
+                pass
+        async with pool.acquire():
+            await pool.expire()
+            while pool.stats().idle < 1:
+                await asyncio.sleep(0.001)
+            assert pool._dispatch_timer is None or pool._dispatch_timer.cancelled()
+
+
+async def test_a_close_that_will_not_be_cancelled_does_not_keep_the_pool_from_closing():
+    stuck = asyncio.Event()
+
+    async def close(resource):
+        while not stuck.is_set():
+            try:
+                await stuck.wait()
+            except asyncio.CancelledError:
+                pass
+
+    pool = Pool(Script().connect, close=close, close_timeout=0.01)
+    await pool.open()
+    async with pool.acquire():
+        pass
+    await pool.close(timeout=0.01)
+    assert pool.was_closed
+    stuck.set()
+    await settle()
+
+
+@pytest.mark.parametrize("timeout", ["2", float("nan"), -1, True])
+async def test_a_timeout_that_is_none_is_refused(timeout):
+    async with Script().pool() as pool:
+        with pytest.raises(ConfigurationError, match="timeout"):
+            pool.acquire(timeout=timeout)
+        with pytest.raises(ConfigurationError, match="timeout"):
+            await pool.close(timeout=timeout)
