@@ -11,7 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from aiodbkit.driver import Capabilities, DriverConnection, Params
-from aiodbkit.errors import ConnectionLostError, Error, InterfaceError, TransactionScopeError
+from aiodbkit.errors import (
+    ConnectionLostError,
+    Error,
+    InterfaceError,
+    QueryTimeoutError,
+    TransactionScopeError,
+)
 from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
 from aiodbkit.pool import Lease, Slot
 from aiodbkit.stream import Stream
@@ -116,9 +122,9 @@ class Connection(Lease[DriverConnection], Verbs):
         self._turns.taken = True
         return self._turn
 
-    async def _wait(self) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None = None) -> AbstractContextManager[DriverConnection]:
         asked_in = self._innermost
-        await self._take_turn()
+        await self._take_turn(limit)
         try:
             # All may have changed while this task stood in line.
             self._refuse_if_ended()
@@ -136,7 +142,7 @@ class Connection(Lease[DriverConnection], Verbs):
         """A turn for the end of a transaction: also in one that takes no more statements."""
         return _Control(self)
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, limit: float | None = None) -> None:
         task = asyncio.current_task()
         if self._turns.taken and self._driver.feeder is task:
             raise InterfaceError(
@@ -150,7 +156,13 @@ class Connection(Lease[DriverConnection], Verbs):
                 "both in one transaction (not on MySQL), or use another connection for the "
                 "statement: db.execution_context(transaction=False)"
             )
-        await self._turns.take()
+        try:
+            async with asyncio.timeout(limit):
+                await self._turns.take()
+        except TimeoutError as error:
+            raise QueryTimeoutError(
+                f"another statement kept the connection busy for {limit} s: nothing was sent"
+            ) from error
 
     def _pass_turn_on(self) -> None:
         self._turns.pass_on()

@@ -361,11 +361,12 @@ class Engine(Verbs):
     def _take_from_deferred(self) -> None:
         _ = self.pool  # refuses
 
-    async def _wait(self) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None) -> AbstractContextManager[DriverConnection]:
         connection = current_connection(self)
         if connection is not None:
-            return await connection._wait()
-        return await self.pool.wait()
+            return await connection._wait(limit)
+        longest = self.pool_options.acquire_timeout
+        return await self.pool.wait(longest if limit is None else min(limit, longest))
 
     async def _borrow(self) -> Connection:
         pool = self.pool

@@ -32,10 +32,12 @@ Into = type[T] | Callable[[Row], T]
 class Verbs:
     """Statements. Every verb takes ``timeout`` in seconds; None is the engine's default.
 
+    The time covers the statement, and a wait for its connection as well: whichever is longer.
+
     Raises (all of them):
         QueryTimeoutError: past ``timeout``; the statement was cancelled at the server.
         ProgrammingError: wrong SQL, missing or unused parameters.
-        PoolTimeoutError: no connection within ``acquire_timeout``.
+        PoolTimeoutError: no connection within ``timeout`` or ``acquire_timeout``.
         InterfaceError: used before it was opened or after it was closed.
         Error: what the database said, see `aiodbkit.errors`.
     """
@@ -47,7 +49,7 @@ class Verbs:
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
         raise NotImplementedError
 
-    async def _wait(self) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None) -> AbstractContextManager[DriverConnection]:
         raise NotImplementedError
 
     def _stream(
@@ -65,8 +67,9 @@ class Verbs:
         self, sql: str, params: Params = None, *, timeout: float | None = None
     ) -> ExecuteResult:
         """Run one statement and return what it did."""
-        with self._use() or await self._wait() as driver:
-            return await driver.execute(sql, params, self._limit(timeout))
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            return await driver.execute(sql, params, limit)
 
     async def execute_many(
         self,
@@ -86,13 +89,15 @@ class Verbs:
                 "execute_many() was given no rows: skip the call when there is nothing to do",
                 query=sql,
             )
-        with self._use() or await self._wait() as driver:
-            return await driver.execute_many(sql, listed, self._limit(timeout))
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            return await driver.execute_many(sql, listed, limit)
 
     async def execute_script(self, sql: str, *, timeout: float | None = None) -> None:
         """Run several statements, without parameters."""
-        with self._use() or await self._wait() as driver:
-            await driver.execute_script(sql, self._limit(timeout))
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            await driver.execute_script(sql, limit)
 
     @overload
     async def fetch_all(
@@ -115,8 +120,9 @@ class Verbs:
         self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return all rows, as `Row` or as ``into`` makes them."""
-        with self._use() or await self._wait() as driver:
-            columns, rows = await driver.fetch(sql, params, self._limit(timeout))
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            columns, rows = await driver.fetch(sql, params, limit)
         if not rows:
             return []
         if into is None:
@@ -144,8 +150,9 @@ class Verbs:
         self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return the first row, or None when there is none."""
-        with self._use() or await self._wait() as driver:
-            columns, rows = await driver.fetch(sql, params, self._limit(timeout), 1)
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            columns, rows = await driver.fetch(sql, params, limit, 1)
         if not rows:
             return None
         if into is None:
@@ -161,8 +168,9 @@ class Verbs:
         timeout: float | None = None,
     ) -> Any:
         """Return one value of the first row, or None when there is no row."""
-        with self._use() or await self._wait() as driver:
-            columns, rows = await driver.fetch(sql, params, self._limit(timeout), 1)
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            columns, rows = await driver.fetch(sql, params, limit, 1)
         return value(columns, rows, column)
 
     async def fetch_column(
@@ -174,8 +182,9 @@ class Verbs:
         timeout: float | None = None,
     ) -> list[Any]:
         """Return the values of one column."""
-        with self._use() or await self._wait() as driver:
-            columns, rows = await driver.fetch(sql, params, self._limit(timeout))
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
+            columns, rows = await driver.fetch(sql, params, limit)
         return column_values(columns, rows, column)
 
     @overload
@@ -249,9 +258,10 @@ class Verbs:
         names, values = await rows_in_order(table, rows, columns)
         if not names:
             return 0
-        with self._use() or await self._wait() as driver:
+        limit = self._limit(timeout)
+        with self._use() or await self._wait(limit) as driver:
             driver.feeder = asyncio.current_task()
             try:
-                return await driver.insert_many(table, names, values, self._limit(timeout))
+                return await driver.insert_many(table, names, values, limit)
             finally:
                 driver.feeder = None

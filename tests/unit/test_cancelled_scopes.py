@@ -512,3 +512,18 @@ async def test_opening_the_minimum_tries_again_as_connect_retry_says():
     with pytest.raises(CannotConnectError, match="starting up"):
         await db.connect()
     await db.close()
+
+
+async def test_a_timeout_covers_the_wait_for_the_connection_too():
+    server = Server()
+    async with ScriptedEngine(server, max_size=1) as db, db.connection() as connection:
+        with pytest.raises(TimeoutError):
+            await asyncio.create_task(db.fetch_val("select", timeout=0.01))
+        server.hold("execute")
+        busy = start(connection.execute("slow"))
+        await server.reached("execute")
+        with pytest.raises(QueryTimeoutError, match="kept the connection busy"):
+            await connection.fetch_val("select", timeout=0.01)
+        server.let("execute")
+        await busy
+        assert await connection.fetch_val("select") == 1

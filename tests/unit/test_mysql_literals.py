@@ -117,6 +117,72 @@ def test_a_value_that_cannot_be_written_is_refused_without_showing_it(
     assert "s3cret" not in str(caught.value)
 
 
+def _lies(*_: Any, **__: Any) -> str:
+    return "1), (99, 'x"
+
+
+# What a class is made of, and what would make it another kind of thing or not take a value at all.
+_KEPT = {
+    *("__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__", "__dict__"),
+    *("__getattribute__", "__setattr__", "__delattr__", "__doc__", "__del__", "__slots__"),
+    *("__weakref__", "__module__", "__hash__", "__class_getitem__"),
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(5, 0.5, "it's", "plain", b"a'\\", bytearray(b"a"), Decimal("-1.50"), Decimal(0)),
+        *(date(987, 2, 3), time(1, 2, 3, 4), timedelta(days=-1, microseconds=1), UUID(int=1)),
+        *(datetime(2024, 2, 29, 1, 2, 3), datetime(2024, 2, 29, 1, 2, tzinfo=TWO_EAST)),
+        *([1, "it's", {}], {"it's": 1}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_method_of_a_subclass_has_a_say_in_its_literal(value: Any) -> None:
+    base: Any = type(value)
+    for name in {name for kind in base.__mro__ for name in vars(kind)} - _KEPT:
+        for lie in (_lies, property(_lies)):
+            liar = type("Liar", (base,), {name: lie})
+            try:
+                assert write(_made(liar, value)) == write(value), name
+            except UnfitValueError:
+                assert base in (dict, list, UUID), name
+
+
+def _made(liar: Any, value: Any) -> Any:
+    """Return the value as one of the subclass, which has no say in that either."""
+    if isinstance(value, UUID):
+        made = liar.__new__(liar)
+        vars(UUID)["int"].__set__(made, value.int)
+        return made
+    if isinstance(value, datetime):
+        at = value.timetuple()[:6]
+        return datetime.__new__(liar, *at, value.microsecond, value.tzinfo)
+    if isinstance(value, date):
+        return date.__new__(liar, value.year, value.month, value.day)
+    if isinstance(value, time):
+        return time.__new__(liar, value.hour, value.minute, value.second, value.microsecond)
+    if isinstance(value, timedelta):
+        return timedelta.__new__(liar, value.days, value.seconds, value.microseconds)
+    base: Any = type(value)
+    made = base.__new__(liar) if base in (list, dict, bytearray) else base.__new__(liar, value)
+    if base in (list, dict, bytearray):
+        base.__init__(made, value)
+    return made
+
+
+async def test_a_value_of_a_subclass_stays_one_value(mysql_engine: Make) -> None:
+    kind: Any = type("Price", (Decimal,), {"__format__": _lies})
+    raw: Any = type("Raw", (bytes,), {"hex": lambda *_: "00'), (77, _binary X'00"})
+    db = await mysql_engine()
+    await db.execute("create table prices (price decimal(20, 2), note blob)")
+    await db.execute("insert into prices values (:p, :n)", {"p": kind("1234.5"), "n": raw(b"x")})
+    await db.insert_many("prices", [{"price": kind("1"), "note": raw(b"y")}])
+    rows = await db.fetch_all("select * from prices order by price")
+    assert rows == [(Decimal(1), b"y"), (Decimal("1234.5"), b"x")]
+
+
 def test_a_list_that_holds_itself_is_refused() -> None:
     endless: list[Any] = []
     endless.append(endless)

@@ -160,7 +160,7 @@ async def test_a_connect_that_is_cancelled_from_inside_is_a_failed_connect():
 
 async def test_a_check_for_dirt_that_fails_costs_the_connection_and_no_slot():
     script = Script()
-    pool = Pool(script.connect, close=script.close, is_dirty=lambda resource: 1 / 0, max_size=1)
+    pool = Pool(script.connect, close=script.close, is_dirty=lambda _: 1 / 0, max_size=1)
     async with pool:
         for number in (1, 2):
             async with pool.acquire() as lease:
