@@ -7,7 +7,7 @@ when it has gone; the second that aiodbkit's users do not meet it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -150,6 +150,61 @@ async def test_a_refused_row_of_many_leaves_none_and_the_transaction_usable(
             await db.execute_many(ADD, [*rows, {"id": "no number", "body": ""}])
         await db.execute_many(ADD, [{"id": 1001, "body": ""}])
     assert await ids(db) == [1000, 1001]
+
+
+@pytest.mark.parametrize("committed_at_once", [False, True])
+@pytest.mark.parametrize("wrong", ["source", "async source", "row", "deadline"])
+async def test_an_insert_many_that_fails_on_our_side_is_undone_and_the_transaction_usable(
+    wrong: str, committed_at_once: bool, db: aiodbkit.Engine
+) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from ({"id": n, "body": BIG} for n in range(200))
+        if wrong != "row":
+            raise LookupError
+        yield {"id": "no number", "body": ""}
+
+    async def later() -> AsyncIterator[dict[str, Any]]:
+        for n in range(200):
+            yield {"id": n, "body": ""}
+        if wrong == "deadline":
+            await asyncio.Event().wait()
+        raise LookupError
+
+    failure = {"row": aiodbkit.DataError, "deadline": aiodbkit.QueryTimeoutError}
+    given = rows() if wrong in ("source", "row") else later()
+    async with db.transaction():
+        await db.execute(ADD, {"id": 1000, "body": ""})
+        with pytest.raises(failure.get(wrong, LookupError)):
+            await db.insert_many("notes", given, timeout=0.5 if wrong == "deadline" else 20)
+        if not committed_at_once:
+            await db.insert_many("notes", [{"id": 1001, "body": ""}])
+    assert await ids(db) == ([1000] if committed_at_once else [1000, 1001])
+
+
+async def test_an_interrupted_insert_many_is_undone_and_the_transaction_usable(
+    db: aiodbkit.Engine,
+) -> None:
+    under_way = asyncio.Event()
+
+    async def endless() -> AsyncIterator[dict[str, Any]]:
+        yield {"id": 1, "body": ""}
+        under_way.set()
+        await asyncio.Event().wait()
+
+    async with db.connection() as connection, connection.transaction():
+        await connection.execute(ADD, {"id": 1000, "body": ""})
+        with anyio.CancelScope() as scope:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_cancel_after(under_way, scope))
+                await connection.insert_many("notes", endless())
+        assert scope.cancelled_caught
+        await connection.insert_many("notes", [{"id": 1001, "body": ""}])
+    assert await ids(db) == [1000, 1001]
+
+
+async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 # The end of a transaction

@@ -284,3 +284,37 @@ async def test_types_of_before_an_alter_table_refuse_a_value_once_at_most(
         await db.execute("insert into changed values (:v)", {"v": "x"})
     await db.execute("insert into changed values (:v)", {"v": "y"})
     assert "y" in await db.fetch_column("select v from changed")
+
+
+UNSENDABLE = ["select '\ud800'", "select 'a\0b'"]
+
+
+@pytest.mark.parametrize("sql", UNSENDABLE, ids=ascii)
+@pytest.mark.parametrize("verb", ["fetch_all", "execute", "execute_script", "execute_many"])
+async def test_sql_that_cannot_be_sent_is_refused_and_costs_nothing(
+    verb: str, sql: str, db: aiodbkit.Engine
+) -> None:
+    call = getattr(db, verb)
+    async with db.transaction():
+        await db.execute(ADD, {"id": 1, "body": ""})
+        backend = await backend_of(db)
+        with pytest.raises(aiodbkit.ProgrammingError, match="NUL|surrogate"):
+            await (call(sql, [{}]) if verb == "execute_many" else call(sql))
+        assert await backend_of(db) == backend
+    assert await ids(db) == [1]
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800"], ids=ascii)
+@pytest.mark.parametrize("names", ["schema", "table", "column"])
+async def test_names_that_cannot_be_sent_are_refused_and_cost_nothing(
+    names: str, bad: str, db: aiodbkit.Engine
+) -> None:
+    table = {"schema": f"pub{bad}.notes", "table": f"notes{bad}"}.get(names, "notes")
+    column = f"id{bad}" if names == "column" else "id"
+    async with db.transaction():
+        await db.execute(ADD, {"id": 1, "body": ""})
+        backend = await backend_of(db)
+        with pytest.raises(aiodbkit.ProgrammingError, match="NUL|surrogate"):
+            await db.insert_many(table, [{column: 2}])
+        assert await backend_of(db) == backend
+    assert await ids(db) == [1]

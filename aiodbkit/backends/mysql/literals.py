@@ -55,7 +55,7 @@ class Literals:
         """An IntEnum is written as its int, a subclass of str as its text, and so on."""
         for base in type(value).__mro__:
             if base in self._writers:
-                return self._writers[base](value)
+                return self._writers[base](_EXACT[base](value))
         raise UnfitValueError(f"values of type {_name(value)} cannot be sent to MySQL")
 
     def _datetime(self, value: datetime) -> str:
@@ -73,9 +73,7 @@ class Literals:
         return f"TIMESTAMP'{datetime.isoformat(value, ' ')}'"
 
 
-def _text(value: str) -> str:
-    # As the exact str: a subclass may say something else of itself.
-    text = str.__str__(value)
+def _text(text: str) -> str:
     if "'" not in text and "\\" not in text and "\0" not in text and text.isascii():
         return f"'{text}'"
     try:
@@ -142,7 +140,7 @@ def _timedelta(value: timedelta) -> str:
 
 
 def _uuid(value: UUID) -> str:
-    return f"'{UUID.__str__(value)}'"
+    return f"'{value}'"
 
 
 def _json(value: dict[Any, Any] | list[Any]) -> str:
@@ -167,6 +165,36 @@ def _name(value: Any) -> str:
         else f"{kind.__module__}.{kind.__qualname__}"
     )
 
+
+def _exact_datetime(value: datetime) -> datetime:
+    return datetime.combine(datetime.date(value), datetime.timetz(value))
+
+
+def _exact_uuid(value: UUID) -> UUID:
+    # A driver's own UUID keeps its number elsewhere: it has to be asked.
+    try:
+        return UUID(int=int.__index__(value.int))
+    except (TypeError, ValueError):
+        raise UnfitValueError(f"a {_name(value)} without a UUID's number") from None
+
+
+# The same value as one of the base class: a subclass may say anything of itself, even SQL, so
+# none of its methods is called. Of a list or dict json takes the parts, whatever they are.
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    int: int.__index__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    bytearray: bytearray.copy,
+    Decimal: Decimal,
+    date: lambda value: date.fromordinal(date.toordinal(value)),
+    datetime: _exact_datetime,
+    time: lambda value: datetime.combine(date.min, value).timetz(),
+    timedelta: timedelta.__pos__,
+    UUID: _exact_uuid,
+    dict: lambda value: value,
+    list: lambda value: value,
+}
 
 _WRITERS: dict[type, _Writer] = {
     type(None): _null,

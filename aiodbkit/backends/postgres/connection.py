@@ -7,7 +7,8 @@ What asyncpg leaves to its callers, and what is done about it:
 - A refused argument leaves the server without a Sync, its implicit transaction open: ``suspect``.
 - ``executemany`` swallows a cancellation while it sends: it runs in a task of its own, and the
   connection is cut.
-- In a transaction, ``executemany`` keeps the rows before a refused one: a savepoint undoes them.
+- In a transaction, ``executemany`` keeps the rows before a refused one, and a COPY whose rows end
+  in an error aborts it: a savepoint undoes both.
 - COMMIT of a failed transaction rolls back without an error: its answer is read.
 - ``terminate()`` leaves the statement running: a CancelRequest is sent along.
 - ``execute`` without arguments takes several statements: they are counted before.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import asyncpg
@@ -33,6 +34,7 @@ from aiodbkit.backends.postgres.sql import (
     argument_names,
     begin_statement,
     plan,
+    refuse_unsendable,
     script_control,
 )
 from aiodbkit.driver import DriverConnection, DriverCursor, ExecuteResult, Fetched, Params
@@ -52,8 +54,6 @@ from aiodbkit.options import TransactionOptions
 from aiodbkit.wire import IdleSocket
 
 __all__ = ["PostgresConnection"]
-
-_SendMany = Callable[[str, list[Sequence[Any]], float | None], Awaitable[None]]
 
 _IN_STEP = "SELECT 1"
 _UNDO_MANY = "ROLLBACK TO SAVEPOINT aiodbkit_many; RELEASE SAVEPOINT aiodbkit_many"
@@ -178,12 +178,20 @@ class PostgresConnection(DriverConnection):
     async def execute_many(
         self, sql: str, rows: Sequence[Params], timeout: float | None
     ) -> ExecuteResult:
-        if self.in_transaction:
-            await self._execute_many(sql, rows, timeout, self._send_many_or_none)
-        else:
-            async with self._own_transaction(timeout):
-                await self._execute_many(sql, rows, timeout, self._send_many)
+        known = plan(sql)
+        if known.special:
+            self._prepare_for(known, None)
+        text, batch = known.statement.bind_many(rows)
+        async with self._all_or_none(timeout):
+            try:
+                await self._send_many(text, batch, timeout)
+            except Exception as error:
+                sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
+                raise self._failed(error, sent, text) from error
         return ExecuteResult(-1)
+
+    def _all_or_none(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        return (self._own_savepoint if self.in_transaction else self._own_transaction)(timeout)
 
     @contextlib.asynccontextmanager
     async def _own_transaction(self, timeout: float | None) -> AsyncIterator[None]:
@@ -212,26 +220,16 @@ class PostgresConnection(DriverConnection):
             ) from error
         self._resync = _IN_STEP
 
-    async def _execute_many(
-        self, sql: str, rows: Sequence[Params], timeout: float | None, send: _SendMany
-    ) -> None:
-        known = plan(sql)
-        if known.special:
-            self._prepare_for(known, None)
-        text, batch = known.statement.bind_many(rows)
-        try:
-            await send(text, batch, timeout)
-        except Exception as error:
-            sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
-            raise self._failed(error, sent, text) from error
+    @contextlib.asynccontextmanager
+    async def _own_savepoint(self, timeout: float | None) -> AsyncIterator[None]:
+        """The same inside a transaction.
 
-    async def _send_many_or_none(
-        self, text: str, batch: list[Sequence[Any]], timeout: float | None
-    ) -> None:
-        await self.raw.execute("SAVEPOINT aiodbkit_many", timeout=timeout)
+        What the server refuses leaves that as any other statement does; all else `recover` undoes.
+        """
+        await self._send("SAVEPOINT aiodbkit_many", timeout)
         self._resync = _UNDO_MANY
-        await self._send_many(text, batch, timeout)
-        await self.raw.execute("RELEASE SAVEPOINT aiodbkit_many", timeout=timeout)
+        yield
+        await self._send("RELEASE SAVEPOINT aiodbkit_many", timeout)
         self._resync = _IN_STEP
 
     async def _send_many(
@@ -270,19 +268,19 @@ class PostgresConnection(DriverConnection):
         timeout: float | None,
     ) -> int:
         """COPY the rows in. An error of the caller's own iterable passes as it is."""
-        if self.in_transaction:
-            return await self._copy_in(table, columns, rows, timeout)
-        async with self._own_transaction(timeout):
-            return await self._copy_in(table, columns, rows, timeout)
+        sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        refuse_unsendable(sql)
+        async with self._all_or_none(timeout):
+            return await self._copy_in(sql, table, columns, rows, timeout)
 
     async def _copy_in(
         self,
+        sql: str,
         table: str,
         columns: Sequence[str],
         rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
         timeout: float | None,
     ) -> int:
-        sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         schema, _, name = table.rpartition(".")
         source = feed(rows)
         try:

@@ -12,7 +12,15 @@ from aiodbkit.errors import NotSupportedError, ProgrammingError
 from aiodbkit.options import TransactionOptions
 from aiodbkit.sql import Dialect, Expand, Statement, blank, compile_sql
 
-__all__ = ["RESET", "Plan", "argument_names", "begin_statement", "plan", "script_control"]
+__all__ = [
+    "RESET",
+    "Plan",
+    "argument_names",
+    "begin_statement",
+    "plan",
+    "refuse_unsendable",
+    "script_control",
+]
 
 # What outlives a statement and its transaction. PREPAREd statements of the user are dropped one by
 # one: DEALLOCATE ALL and DISCARD ALL would take asyncpg's own with them.
@@ -75,10 +83,7 @@ class Plan(NamedTuple):
 def plan(sql: str) -> Plan:
     """Look at one statement, once; refuse what cannot be sent as it stands."""
     statement = compile_sql(sql, Dialect.POSTGRES)
-    if "\0" in sql:
-        raise ProgrammingError(
-            "the SQL holds a NUL character, and PostgreSQL would read no further", query=sql
-        )
+    refuse_unsendable(sql)
     if statement.count != 1:
         cure = "execute_script() takes several" if statement.count else "it is empty"
         raise ProgrammingError(
@@ -96,9 +101,24 @@ def script_control(script: str) -> str | None:
 
     None is for a script without statements.
     """
+    refuse_unsendable(script)
     blanked = blank(script, Dialect.POSTGRES)
     _refuse_forbidden(blanked, script)
     return _control(blanked) if blanked.strip(" \t\r\n;") else None
+
+
+def refuse_unsendable(sql: str) -> None:
+    """Raise `ProgrammingError` for characters over which asyncpg would close the connection."""
+    if "\0" in sql:
+        raise ProgrammingError(
+            "the SQL has a NUL character, and PostgreSQL would read no further", query=sql
+        )
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise ProgrammingError(
+            "the SQL has a lone surrogate, which is no character", query=sql
+        ) from None
 
 
 def _control(blanked: str) -> str:
