@@ -240,6 +240,7 @@ class Connection(Lease[DriverConnection], Verbs):
 
     def _end(self) -> Slot[DriverConnection]:
         slot = super()._end()
+        self._driver.disown()
         self._cut_stream()
         scope = self._innermost
         while scope is not None:

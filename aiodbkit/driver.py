@@ -163,6 +163,9 @@ class DriverConnection(ABC):
         """Return ``raw`` to a user: whatever is done with it has to be undone by `clean`."""
         return self.raw
 
+    def disown(self) -> None:  # noqa: B027 - for backends that remember a task
+        """The borrower has let go, though work that it began may still go on."""
+
     def keep_session(self) -> None:  # noqa: B027 - for backends whose `clean` resets sessions
         """Take the session as it is now for clean: the engine's set-up of it is complete."""
 

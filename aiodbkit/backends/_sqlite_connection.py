@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 import aiosqlite
 
-from aiodbkit.backends._sqlite_cursor import SQLiteCursor, Started, batches
+from aiodbkit.backends._sqlite_cursor import SQLiteCursor, Started
 from aiodbkit.backends._sqlite_errors import INTERRUPT, IOERR, cause_of, primary_code, translate
+from aiodbkit.backends._sqlite_rows import batches
 from aiodbkit.backends._sqlite_session import Session, Settings, restore, set_up, with_look
 from aiodbkit.backends._sqlite_statements import (
     begin_statement,
@@ -98,7 +98,7 @@ class SQLiteConnection(DriverConnection):
         self._thread = thread
         self._turn = turn
         self._settings = settings
-        self._cursors: set[sqlite3.Cursor] = set()  # open ones
+        self._cursors = thread.cursors
         self._began = False  # a transaction is open, as far as the caller knows
         self._owned = False  # by `begin`: SQL of the user's is not to end it
         self._deferred = True  # it takes the lock with its first write, too late to wait for it
@@ -127,6 +127,9 @@ class SQLiteConnection(DriverConnection):
     @property
     def in_transaction(self) -> bool:
         return self._thread.in_transaction
+
+    def disown(self) -> None:
+        self._turn.forget_task(self)
 
     @property
     def is_dirty(self) -> bool:
@@ -193,7 +196,7 @@ class SQLiteConnection(DriverConnection):
         thread = self._thread
         if thread.is_closed:
             raise gone(sql)
-        job = thread.job = Job(work)
+        job = thread.job = Job(work, thread.cursors)
         try:
             await thread.send(job)
         except Exception as error:  # noqa: BLE001 - raised as ours
@@ -290,7 +293,7 @@ class SQLiteConnection(DriverConnection):
         limit: Until | None,
     ) -> int:
         done = 0
-        async for batch in batches(rows, _INSERT_BATCH):
+        async for batch in batches(rows, _INSERT_BATCH, sql, limit):
             args = rows_to_sqlite(batch, partial(named, columns, batch), sql, done)
             work = partial(change_many, text=sql, rows=args, keyword="insert")
             done += await self._run(work, sql, limit)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from aiodbkit.backends._sqlite_thread import Until, until
-from aiodbkit.backends._sqlite_worker import Job, Work, close_cursors, fetch_more
+from aiodbkit.backends._sqlite_worker import Job, Work, fetch_more
 from aiodbkit.driver import DriverCursor, Fetched
-from aiodbkit.errors import ConnectionLostError, InterfaceError
+from aiodbkit.errors import ConnectionLostError
 
-__all__ = ["SQLiteCursor", "Started", "batches"]
+__all__ = ["SQLiteCursor", "Started"]
 
 _Run: TypeAlias = Callable[[Work, str, Until | None], Awaitable[Any]]
 
@@ -66,11 +65,6 @@ class SQLiteCursor(DriverCursor):
         return self._columns, batch
 
     async def _fetch_more(self, cursor: sqlite3.Cursor) -> list[Any]:
-        if cursor not in self._open_ones:
-            raise InterfaceError(
-                "this result has ended: with its transaction, or because fetching from it failed",
-                query=self._sql,
-            )
         work = partial(fetch_more, cursor=cursor, size=self._size, open_ones=self._open_ones)
         rows: list[Any] = await self._run(work, self._sql, until(self._timeout))
         if cursor not in self._open_ones:
@@ -83,31 +77,16 @@ class SQLiteCursor(DriverCursor):
         self._place = 0
         if cursor is None or cursor not in self._open_ones:
             return
-        self._open_ones.discard(cursor)
+        work = partial(_close, cursor=cursor, open_ones=self._open_ones)
         try:
-            await self._run(partial(_close, cursor=cursor), self._sql, None)
+            await self._run(work, self._sql, None)
         except ConnectionLostError:
             pass
 
 
-def _close(_db: sqlite3.Connection, _job: Job, cursor: sqlite3.Cursor) -> None:
-    close_cursors({cursor})
-
-
-async def batches(
-    rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]], size: int
-) -> AsyncIterator[list[Sequence[Any]]]:
-    """Yield the rows in lists of ``size``, the last one shorter."""
-    if not isinstance(rows, AsyncIterable):
-        rest = iter(rows)
-        while batch := list(islice(rest, size)):
-            yield batch
-        return
-    batch = []
-    async for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _close(
+    _db: sqlite3.Connection, _job: Job, cursor: sqlite3.Cursor, open_ones: set[sqlite3.Cursor]
+) -> None:
+    # Only here is it taken from the open ones: a job that is stopped before leaves it to others.
+    cursor.close()
+    open_ones.discard(cursor)

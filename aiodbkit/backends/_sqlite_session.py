@@ -163,7 +163,7 @@ def with_look(db: sqlite3.Connection, job: Job, work: Work) -> tuple[Any, Sessio
 
 def restore(
     db: sqlite3.Connection,
-    _job: Job,
+    job: Job,
     *,
     session: Session | None,
     cursors: set[sqlite3.Cursor],
@@ -171,7 +171,7 @@ def restore(
 ) -> None:
     """End what a borrower left open; with ``session``, put that state back too."""
     close_cursors(cursors)
-    roll_back(db)
+    roll_back(db, job)
     if read_only:
         _execute(db, "PRAGMA query_only = 0")
     if session is None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import aiosqlite
 
 from aiodbkit.backends._sqlite_values import decode_on_this_thread
-from aiodbkit.backends._sqlite_worker import Job, Stopped, Work
+from aiodbkit.backends._sqlite_worker import Job, OpenCursors, Stopped, Work
 from aiodbkit.errors import ConnectionLostError, Error, OperationalError, QueryTimeoutError
 
 __all__ = ["Stuck", "Until", "WorkerThread", "gone", "timed_out", "until"]
@@ -64,12 +64,13 @@ class WorkerThread:
     """Runs one job after the other on the thread of one connection of aiosqlite.
 
     Attributes:
+        cursors: open ones.
         db: the connection of sqlite3.
         job: the last one sent.
         send: does a job on the thread, in one hop.
     """
 
-    __slots__ = ("_closed", "_raw", "_thread", "_timer", "db", "job", "send")
+    __slots__ = ("_closed", "_raw", "_thread", "_timer", "cursors", "db", "job", "send")
 
     db: sqlite3.Connection
     job: Job | None
@@ -80,6 +81,7 @@ class WorkerThread:
         self._raw = raw
         self.send = send
         self.job = None
+        self.cursors = OpenCursors()
         self._closed = False
 
     async def open(self, work: Work) -> Any:
@@ -119,7 +121,7 @@ class WorkerThread:
             Stuck: the same, but the thread has not come back yet.
             Exception: whatever the work raised; interrupted by ``limit``, SQLite's INTERRUPT.
         """
-        job = self.job = Job(work)
+        job = self.job = Job(work, self.cursors)
         try:
             if limit is None:
                 await self.send(job)
@@ -164,6 +166,7 @@ class WorkerThread:
             return False
         if not job.finished:
             try:
+                self.cursors.interrupted = True  # first: it may be over before the next line
                 self.db.interrupt()
             except (AttributeError, sqlite3.ProgrammingError):
                 pass  # not open yet, or closed meanwhile
@@ -173,7 +176,7 @@ class WorkerThread:
         """Stop what still runs and wait until the thread has nothing more to do."""
         if self.is_closed:
             raise gone(None)
-        nothing = asyncio.ensure_future(self.send(Job(_nothing)))
+        nothing = asyncio.ensure_future(self.send(Job(_nothing, self.cursors)))
         try:
             while not nothing.done():
                 self.stop()

@@ -24,10 +24,11 @@ from aiodbkit.backends._sqlite_errors import (
     primary_code,
 )
 from aiodbkit.driver import ExecuteResult
-from aiodbkit.errors import ProgrammingError
+from aiodbkit.errors import InterfaceError, ProgrammingError
 
 __all__ = [
     "Job",
+    "OpenCursors",
     "SQLite3Connection",
     "Stopped",
     "Work",
@@ -54,6 +55,9 @@ __all__ = [
 # Between two looks at whether a job was stopped, a few milliseconds of inserting.
 _CHUNK = 500
 
+# How often one statement can be hit by an interrupt that was meant for the one before it.
+_TRIES = 20
+
 _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 # What `executemany` runs in one go; the rest goes row by row.
@@ -71,19 +75,39 @@ class Stopped(Exception):  # noqa: N818 - not an error
     """The job was stopped before it took effect."""
 
 
+class OpenCursors(set[sqlite3.Cursor]):
+    """A connection's cursors that are open; the end of a transaction closes them.
+
+    Attributes:
+        interrupted: set before an interrupt, which ends them all.
+    """
+
+    interrupted = False
+
+    def close_doomed(self) -> None:
+        """Close what an interrupt has ended.
+
+        It lasts until no statement is open: it would meet all that is run beside them, for ever.
+        """
+        self.interrupted = False
+        close_cursors(self)
+
+
 class Job:
     """Work on its way to the thread and back.
 
     Attributes:
+        cursors: the connection's.
         result: what the work returned.
         finished: the thread has left it.
         stopped: it will have had no effect; set in the event loop only.
     """
 
-    __slots__ = ("_decision", "_work", "finished", "result", "stopped")
+    __slots__ = ("_decision", "_work", "cursors", "finished", "result", "stopped")
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, cursors: OpenCursors | None = None) -> None:
         self._work = work
+        self.cursors = OpenCursors() if cursors is None else cursors
         self._decision = threading.Lock()
         self.result: Any = None
         self.finished = False
@@ -92,6 +116,8 @@ class Job:
     def run(self, db: sqlite3.Connection) -> Job:
         """Do it, on the thread."""
         try:
+            if self.cursors.interrupted:
+                self.cursors.close_doomed()
             self.go_on()
             self.result = self._work(db, self)
             return self
@@ -247,6 +273,11 @@ def fetch_more(
     open_ones: set[sqlite3.Cursor],
 ) -> list[Any]:
     """Fetch ``size`` rows; with the last of them, or an error, the cursor is closed."""
+    if cursor not in open_ones:
+        raise InterfaceError(
+            "this result has ended: with its transaction, because fetching from it failed, or "
+            "because a statement beside it was interrupted"
+        )
     rows: list[Any] = []
     try:
         rows = cursor.fetchmany(size)
@@ -300,7 +331,7 @@ def run_loose(db: sqlite3.Connection, job: Job, statements: Iterable[str]) -> No
         if db.in_transaction:
             raise ProgrammingError("the script ends inside the transaction that it has begun")
     finally:
-        roll_back(db)
+        roll_back(db, job)
 
 
 # Transactions
@@ -314,7 +345,7 @@ def atomically(db: sqlite3.Connection, job: Job, work: Work) -> Any:
         job.decide()
         _execute(db, "COMMIT")
     except BaseException:
-        roll_back(db)
+        roll_back(db, job)
         raise
     return result
 
@@ -327,8 +358,8 @@ def undoable(db: sqlite3.Connection, job: Job, work: Work) -> Any:
         job.go_on()
     except BaseException:
         if db.in_transaction:
-            _insist(db, "ROLLBACK TO aiodbkit_undo")
-            _insist(db, "RELEASE aiodbkit_undo")
+            _insist(db, job, "ROLLBACK TO aiodbkit_undo")
+            _insist(db, job, "RELEASE aiodbkit_undo")
         raise
     _execute(db, "RELEASE aiodbkit_undo")
     return result
@@ -344,7 +375,7 @@ def begin(db: sqlite3.Connection, job: Job, statement: str) -> None:
     try:
         patiently(db, job, statement, busy_timeout / 1000)
     finally:
-        _insist(db, f"PRAGMA busy_timeout = {busy_timeout}")
+        _insist(db, job, f"PRAGMA busy_timeout = {busy_timeout}")
 
 
 def patiently(db: sqlite3.Connection, job: Job, statement: str, patience: float) -> None:
@@ -369,7 +400,7 @@ def start_transaction(db: sqlite3.Connection, job: Job, statement: str, *, read_
             _execute(db, "PRAGMA query_only = 1")
         job.decide()
     except BaseException:
-        roll_back(db)
+        roll_back(db, job)
         raise
 
 
@@ -382,7 +413,7 @@ def end(
     if how == "COMMIT":
         _execute(db, "COMMIT")
     else:
-        roll_back(db)
+        roll_back(db, job)
     if read_only:
         _execute(db, "PRAGMA query_only = 0")
 
@@ -393,13 +424,13 @@ def decided(db: sqlite3.Connection, job: Job, statement: str) -> None:
     _execute(db, statement)
 
 
-def undo(db: sqlite3.Connection, _job: Job, *, to_savepoint: bool) -> None:
+def undo(db: sqlite3.Connection, job: Job, *, to_savepoint: bool) -> None:
     """Undo what earlier jobs have left half done: a transaction, or a savepoint inside one."""
     if to_savepoint:
-        _insist(db, "ROLLBACK TO aiodbkit_rows")
-        _insist(db, "RELEASE aiodbkit_rows")
+        _insist(db, job, "ROLLBACK TO aiodbkit_rows")
+        _insist(db, job, "RELEASE aiodbkit_rows")
     else:
-        roll_back(db)
+        roll_back(db, job)
 
 
 def close_cursors(cursors: set[sqlite3.Cursor]) -> None:
@@ -408,18 +439,22 @@ def close_cursors(cursors: set[sqlite3.Cursor]) -> None:
         cursors.pop().close()
 
 
-def roll_back(db: sqlite3.Connection) -> None:
+def roll_back(db: sqlite3.Connection, job: Job) -> None:
     """Roll back if there is a transaction."""
     if db.in_transaction:
-        _insist(db, "ROLLBACK")
+        _insist(db, job, "ROLLBACK")
 
 
-def _insist(db: sqlite3.Connection, statement: str) -> None:
+def _insist(db: sqlite3.Connection, job: Job, statement: str) -> None:
     """Run what puts things right, even if the interrupt of what went before comes late."""
-    while True:
+    for left in reversed(range(_TRIES)):
         try:
             _execute(db, statement)
             return
         except sqlite3.OperationalError as error:
             if primary_code(error) != INTERRUPT:
                 raise
+            if not left:
+                db.close()  # a cursor of the user's is open; half undone it must not go on
+                raise
+        job.cursors.close_doomed()

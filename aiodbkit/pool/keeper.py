@@ -181,7 +181,7 @@ class Keeper(Generic[R]):
             if isinstance(error, asyncio.CancelledError) and not _is_cancelled():
                 error = CannotConnectError(f"{self._name}: connect() was cancelled from inside")
             if not report or isinstance(error, asyncio.CancelledError):
-                raise error
+                raise error  # noqa: TRY201 - another one than was caught, maybe
             self._events.connect_failed(error)
             return
         took = monotonic() - began

@@ -65,7 +65,9 @@ class Opener:
         options: Mapping[str, Any],
         connect_timeout: float,
         factory: Callable[[], Awaitable[Any]] | None,
+        cuts: Cuts,
     ) -> None:
+        self._cuts = cuts
         self._hosts = target.get("hosts") or [(target.get("host"), target.get("port"))]
         self._login = {k: target[k] for k in ("user", "password", "database") if k in target}
         own = dict(options)
@@ -128,13 +130,19 @@ class Opener:
     async def _from_host(
         self, host: str | None, port: int | None, timeout: float, options: dict[str, Any]
     ) -> asyncpg.Connection[Any]:
+        # In a task of its own: asyncpg, cancelled in the middle of TLS, can leave its socket open.
+        connecting: asyncio.Future[asyncpg.Connection[Any]] = asyncio.ensure_future(
+            asyncpg.connect(host=host, port=port, **self._login, **options, timeout=timeout)
+        )
         try:
-            raw: asyncpg.Connection[Any] = await asyncpg.connect(
-                host=host, port=port, **self._login, **options, timeout=timeout
-            )
+            await asyncio.wait((connecting,))
+        except BaseException:
+            self._cuts.give_up(connecting)
+            raise
+        try:
+            return connecting.result()
         except Exception as error:
             raise cannot_connect(error, self._describe(host, port)) from error
-        return raw
 
     def _describe(self, host: str | None, port: int | None) -> str:
         """Name the target, with what asyncpg assumes where nothing was given."""
@@ -226,7 +234,7 @@ class Cuts:
     """
 
     def __init__(self) -> None:
-        self._requests: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Future[Any]] = set()
 
     def cut(self, raw: asyncpg.Connection[Any]) -> None:
         """Drop a connection at once; the CancelRequest goes out on another one."""
@@ -235,10 +243,22 @@ class Cuts:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the socket with it
             raw.terminate()
 
+    def give_up(self, connecting: asyncio.Future[asyncpg.Connection[Any]]) -> None:
+        """Nobody waits for this connection any more: cut it when it is there."""
+        self._requests.add(connecting)
+        connecting.add_done_callback(self._given_up)
+
+    def _given_up(self, connecting: asyncio.Future[asyncpg.Connection[Any]]) -> None:
+        self._requests.discard(connecting)
+        if not connecting.cancelled() and connecting.exception() is None:
+            connecting.result().terminate()
+
     async def wait(self) -> None:
-        """Let the requests go out."""
+        """Let the requests go out and the connects that were given up end; not for long."""
         if self._requests:
-            await asyncio.wait(self._requests)
+            await asyncio.wait(self._requests, timeout=_CANCEL_TIMEOUT)
+        for late in self._requests:
+            late.cancel()
 
     def _request_cancel(self, raw: asyncpg.Connection[Any]) -> None:
         inside: Any = raw  # asyncpg has no public way to send one

@@ -42,8 +42,10 @@ class PostgresDriver(Driver):
         reset: str = "auto",
         connection_factory: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
-        self._opener = Opener(target, options or {}, connect_timeout, connection_factory)
         self._cuts = Cuts()
+        self._opener = Opener(
+            target, options or {}, connect_timeout, connection_factory, self._cuts
+        )
         self._reset = reset
 
     async def connect(self) -> PostgresConnection:
