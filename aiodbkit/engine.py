@@ -102,6 +102,7 @@ class Engine(Verbs):
     def __init__(self, url: str | None = "", **options: Any) -> None:
         self._driver: Driver | None = None
         self._pool: EnginePool | None = None
+        self._command_timeout: float | None = None
         self._opening = Turns()
         self._take: Callable[[], Slot[DriverConnection] | None] = self._take_from_deferred
         self._deferred_options = options

@@ -481,7 +481,7 @@ async def test_a_script_may_undo_its_own_savepoint_in_the_open_transaction(
 async def test_a_statement_that_cannot_be_stopped_is_left_behind_and_not_waited_for(
     path: str, sqlite_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiodbkit.backends._sqlite_thread._GRACE", 0.02)
+    monkeypatch.setattr("aiodbkit.backends.sqlite.thread._GRACE", 0.02)
     go_on = threading.Event()
     db = await sqlite_engine(max_size=1, acquire_timeout=20)
     async with db.connection() as conn:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import aiodbkit
-from aiodbkit.backends._sqlite_turns import WriteTurn, write_turn
+from aiodbkit.backends.sqlite.turns import WriteTurn, write_turn
 
 ENDLESS = (
     "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"

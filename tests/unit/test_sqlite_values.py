@@ -13,8 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from aiodbkit.backends._sqlite_values import to_sqlite
 from aiodbkit.backends.sqlite import SQLiteConnection, SQLiteDriver
+from aiodbkit.backends.sqlite.values import to_sqlite
 from aiodbkit.errors import DataError, ProgrammingError
 from aiodbkit.sql import expand
 

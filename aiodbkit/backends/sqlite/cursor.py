@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from aiodbkit.backends._sqlite_thread import Until, until
-from aiodbkit.backends._sqlite_worker import Job, Work, fetch_more
+from aiodbkit.backends.sqlite.thread import Until, until
+from aiodbkit.backends.sqlite.worker import Job, Work, fetch_more
 from aiodbkit.driver import DriverCursor, Fetched
 from aiodbkit.errors import ConnectionLostError
 

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 import aiosqlite
 
-from aiodbkit.backends._sqlite_cursor import SQLiteCursor, Started
-from aiodbkit.backends._sqlite_errors import INTERRUPT, IOERR, cause_of, primary_code, translate
-from aiodbkit.backends._sqlite_rows import batches
-from aiodbkit.backends._sqlite_session import Session, Settings, restore, set_up, with_look
-from aiodbkit.backends._sqlite_statements import (
+from aiodbkit.backends.sqlite.cursor import SQLiteCursor, Started
+from aiodbkit.backends.sqlite.errors import INTERRUPT, IOERR, cause_of, primary_code, translate
+from aiodbkit.backends.sqlite.rows import batches
+from aiodbkit.backends.sqlite.session import Session, Settings, restore, set_up, with_look
+from aiodbkit.backends.sqlite.statements import (
     begin_statement,
     insert_statement,
     is_atomic,
@@ -23,10 +23,10 @@ from aiodbkit.backends._sqlite_statements import (
     touches,
     writes,
 )
-from aiodbkit.backends._sqlite_thread import Stuck, Until, WorkerThread, gone, timed_out, until
-from aiodbkit.backends._sqlite_turns import WriteTurn
-from aiodbkit.backends._sqlite_values import named, rows_to_sqlite, to_sqlite
-from aiodbkit.backends._sqlite_worker import (
+from aiodbkit.backends.sqlite.thread import Stuck, Until, WorkerThread, gone, timed_out, until
+from aiodbkit.backends.sqlite.turns import WriteTurn
+from aiodbkit.backends.sqlite.values import named, rows_to_sqlite, to_sqlite
+from aiodbkit.backends.sqlite.worker import (
     Job,
     Stopped,
     Work,

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import aiosqlite
 
-from aiodbkit.backends._sqlite_values import decode_on_this_thread
-from aiodbkit.backends._sqlite_worker import Job, OpenCursors, Stopped, Work
+from aiodbkit.backends.sqlite.values import decode_on_this_thread
+from aiodbkit.backends.sqlite.worker import Job, OpenCursors, Stopped, Work
 from aiodbkit.errors import ConnectionLostError, Error, OperationalError, QueryTimeoutError
 
 __all__ = ["Stuck", "Until", "WorkerThread", "gone", "timed_out", "until"]

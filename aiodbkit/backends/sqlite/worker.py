@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
 
-from aiodbkit.backends._sqlite_errors import (
+from aiodbkit.backends.sqlite.errors import (
     BUSY,
     BUSY_SNAPSHOT,
     INTERRUPT,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
-from aiodbkit.backends._sqlite_thread import Until, timed_out
+from aiodbkit.backends.sqlite.thread import Until, timed_out
 
 __all__ = ["batches"]
 

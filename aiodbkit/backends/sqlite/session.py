@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiodbkit.backends._sqlite_worker import Job, Work, close_cursors, patiently, roll_back
+from aiodbkit.backends.sqlite.worker import Job, Work, close_cursors, patiently, roll_back
 from aiodbkit.errors import ConfigurationError
 
 __all__ = [

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from aiodbkit.backends._sqlite_session import quoted_name
-from aiodbkit.backends._sqlite_worker import first_word
+from aiodbkit.backends.sqlite.session import quoted_name
+from aiodbkit.backends.sqlite.worker import first_word
 from aiodbkit.errors import NotSupportedError, ProgrammingError, TransactionScopeError
 from aiodbkit.options import TransactionOptions
 from aiodbkit.sql import Dialect, Statement, blank, compile_sql

@@ -11,9 +11,9 @@
   for readers to see, so there readers take turns with writers.
 - ``last_insert_id`` means nothing for a table WITHOUT ROWID.
 
-The rooms: `_sqlite_connection` (what a statement needs, and what is known of the connection),
-`_sqlite_turns` (who may write), `_sqlite_thread` (jobs, seen from the loop), `_sqlite_worker` and
-`_sqlite_session` (jobs, seen from the thread), `_sqlite_values`, `_sqlite_errors`.
+The rooms: `connection` (what a statement needs, and what is known of the connection),
+`turns` (who may write), `thread` (jobs, seen from the loop), `worker` and
+`session` (jobs, seen from the thread), `values`, `errors`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from uuid import uuid4
 
 import aiosqlite
 
-from aiodbkit.backends._sqlite_connection import SQLiteConnection
-from aiodbkit.backends._sqlite_errors import BUSY, primary_code
-from aiodbkit.backends._sqlite_session import (
+from aiodbkit.backends.sqlite.connection import SQLiteConnection
+from aiodbkit.backends.sqlite.errors import BUSY, primary_code
+from aiodbkit.backends.sqlite.session import (
     SESSION_PRAGMAS,
     Settings,
     quoted_name,
     set_up,
     with_look,
 )
-from aiodbkit.backends._sqlite_thread import WorkerThread
-from aiodbkit.backends._sqlite_turns import write_turn
-from aiodbkit.backends._sqlite_worker import Job, SQLite3Connection
+from aiodbkit.backends.sqlite.thread import WorkerThread
+from aiodbkit.backends.sqlite.turns import write_turn
+from aiodbkit.backends.sqlite.worker import Job, SQLite3Connection
 from aiodbkit.driver import Capabilities, Driver
 from aiodbkit.engine import Engine
 from aiodbkit.errors import CannotConnectError, ConfigurationError
