@@ -61,20 +61,26 @@ async def hasty(db: aiodbkit.Engine, proxy: WireProxy, postgres_engine: Make) ->
 async def test_bare_executemany_swallows_a_cancellation_while_it_sends(
     db: aiodbkit.Engine, proxy: WireProxy
 ) -> None:
+    for attempt in range(8):  # whether it is still sending is for the kernel to say
+        if await bare_executemany_hangs(proxy, first=attempt * 10_000):
+            return
+    pytest.fail("asyncpg has ended its executemany each time it was cancelled: is it mended?")
+
+
+async def bare_executemany_hangs(proxy: WireProxy, first: int) -> bool:
     async with bare(proxy.url) as connection:
         insert = "insert into notes (id, body) values ($1, $2)"
-        await connection.executemany(insert, [(0, "")])
+        await connection.executemany(insert, [(first, "")])
         proxy.hole("up")
-        sending = asyncio.create_task(
-            connection.executemany(insert, [(n, BIG) for n in range(1, 2001)])
-        )
+        rows = [(first + n, BIG) for n in range(1, 2001)]
+        sending = asyncio.create_task(connection.executemany(insert, rows))
         await has_unsent(connection)
         sending.cancel()
         proxy.heal()
         done, _ = await asyncio.wait((sending,), timeout=HANGS)
-        assert not done
-        assert not connection.is_closed()
+        hangs = not done and not connection.is_closed()
     await asyncio.wait((sending,))
+    return hangs
 
 
 @pytest.mark.parametrize("how", ["once", "twice", "anyio"])
