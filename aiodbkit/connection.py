@@ -192,7 +192,18 @@ class Connection(Lease[DriverConnection], Verbs):
         if self._driver.suspect:
             await self._recover()
         while self._litter:
-            await self._litter.pop()()
+            await self._clear(self._litter[-1])
+
+    async def _clear(self, litter: Callable[[], Awaitable[None]]) -> None:
+        """Close what a stream left open; interrupted, it stays for the next one to close."""
+        try:
+            await litter()
+        except BaseException as error:
+            self._note_failure(error)
+            if isinstance(error, Error):
+                self._litter.remove(litter)
+            raise
+        self._litter.remove(litter)
 
     async def _recover(self) -> None:
         """Wait until the interrupted statement has ended, with a deadline, in a task of the pool.

@@ -215,3 +215,16 @@ async def test_a_timeout_covers_the_wait_for_the_connection_too():
         server.let("execute")
         await busy
         assert await connection.fetch_val("select") == 1
+
+
+async def test_what_a_dropped_stream_left_open_is_closed_although_the_next_task_is_cancelled():
+    server = Server()
+    async with ScriptedEngine(server, max_size=1) as db, db.connection() as connection:
+        async for _ in connection.iterate("select", batch_size=2):
+            break
+        server.hold("close cursor")
+        with anyio.move_on_after(0.01):
+            await connection.fetch_val("select")
+        server.let("close cursor")
+        await connection.fetch_val("select")
+        assert not connection.in_transaction
