@@ -23,9 +23,14 @@ class Resource:
 
 
 class Script:
-    """Makes resources and plays its part: ``hold`` stops a call, ``fail`` makes it raise."""
+    """Makes resources and plays its part: ``hold`` stops a call, ``fail`` makes it raise.
 
-    def __init__(self) -> None:
+    Args:
+        times: how long calls take, in (virtual) seconds: ``connect=0.05, ping=0.001``.
+    """
+
+    def __init__(self, **times: float) -> None:
+        self.times = times
         self.made: list[Resource] = []
         self.calls: dict[str, int] = defaultdict(int)
         self.errors: dict[str, list[BaseException]] = defaultdict(list)
@@ -54,6 +59,8 @@ class Script:
         self.entered[call].release()
         if call in self.gates:
             await self.gates[call].wait()
+        if call in self.times:
+            await asyncio.sleep(self.times[call])
         if self.errors[call]:
             raise self.errors[call].pop(0)
 
