@@ -19,7 +19,7 @@ from aiodbkit.errors import (
     TransactionScopeError,
 )
 from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
-from aiodbkit.pool import Lease, Slot
+from aiodbkit.pool import LooseLease, Slot
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction
 from aiodbkit.turns import Turns
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 
-class Connection(Lease[DriverConnection], Verbs):
+class Connection(LooseLease[DriverConnection], Verbs):
     """One connection of an engine, good until its block ends or it is released.
 
     Statements of several tasks take turns on it, in the order in which they came.
@@ -279,6 +279,10 @@ class Connection(Lease[DriverConnection], Verbs):
             slot.holder = None  # it comes back by itself: nobody waits for its last holder
         else:
             self._pool.give_back(slot)
+
+    def _leave(self) -> None:
+        if self._slot is not None:
+            self._release()
 
     # Transactions
 

@@ -67,11 +67,17 @@ class EnginePool(Pool[DriverConnection]):
 
     def acquire(self, *, timeout: float | None = None) -> Acquire[Connection]:
         """Borrow a connection; see `Pool.acquire`."""
-        seconds("timeout", timeout, optional=True)
+        if timeout is not None:
+            seconds("timeout", timeout, optional=True)
         return Acquire(self, timeout)
 
     def lend(self, slot: Slot[DriverConnection]) -> Connection:
-        """Make the connection of a slot that was taken."""
+        """Make the connection of a slot that was taken for a block."""
+        return Connection(self._engine, slot)
+
+    def hand_out(self, slot: Slot[DriverConnection]) -> Connection:
+        """Make the connection of a slot that was taken without a block."""
+        slot.is_handed_out = True
         return Connection(self._engine, slot)
 
     async def wait(self, timeout: float | None = None) -> Slot[DriverConnection]:

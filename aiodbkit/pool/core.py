@@ -13,7 +13,10 @@ import asyncio
 import copy
 import logging
 import random
+from asyncio import current_task
+from collections.abc import Callable
 from enum import Enum, auto
+from threading import get_ident
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -69,8 +72,10 @@ class PoolCore(Generic[R]):
         self._fresh_for = NEVER if options.check == "never" else options.check_after
         if self._always_checks:
             self._fresh_for = 0.0
+        self._max_uses = options.max_uses
         self._notes_origin = options.leak_after is not None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._forget()
         fork.watch(self)
 
@@ -106,16 +111,21 @@ class PoolCore(Generic[R]):
     def take(self) -> Slot[R] | None:
         """Return the most recently used slot if it can be lent without awaiting, else None."""
         idle = self._idle
-        if not idle or asyncio.get_running_loop() is not self._loop:
+        if not idle:
+            return None
+        # A task of this loop that runs in this thread: half the price of get_running_loop().
+        task = current_task(self._loop)
+        if task is None or get_ident() != self._thread:
             return None
         slot = idle[-1]
         now = monotonic()
-        if now >= slot.fresh_until or self._is_closed(slot.resource):
+        is_closed = self._is_closed
+        if now >= slot.fresh_until or (is_closed is not None and is_closed(slot.resource)):
             return None
         del idle[-1]
         slot.state = _LENT
         slot.since = now
-        slot.holder = asyncio.current_task(self._loop)
+        slot.holder = task
         self._acquired += 1
         if self._notes_origin:
             slot.origin = report.origin()
@@ -190,9 +200,10 @@ class PoolCore(Generic[R]):
         slot.uses += 1
         if self._notes_origin:
             self._origin_done(slot, held)
-        if slot.uses == self.options.max_uses:
+        if slot.uses == self._max_uses:
             slot.expires_at = 0.0
-        if self._needs_mending(slot):
+        is_dirty = self._is_dirty
+        if is_dirty is not None and self._needs_mending(slot, is_dirty):
             self._keeper.mend(slot)
         elif now >= slot.expires_at:
             self._keeper.retire(slot)
@@ -208,9 +219,9 @@ class PoolCore(Generic[R]):
             slot.fresh_until = fresh_until if fresh_until < expires_at else expires_at  # noqa: FURB136
             self._idle.append(slot)
 
-    def _needs_mending(self, slot: Slot[R]) -> bool:
+    def _needs_mending(self, slot: Slot[R], is_dirty: Callable[[R], bool]) -> bool:
         try:
-            return self._is_dirty(slot.resource)
+            return is_dirty(slot.resource)
         except Exception:
             logger.exception("%s: is_dirty() failed, so the connection is closed", self.name)
             slot.expires_at = 0.0
@@ -243,7 +254,7 @@ class PoolCore(Generic[R]):
         while self._idle and len(self._queue) > counts[SlotState.CHECKING]:
             slot = self._idle.pop()
             now = monotonic()
-            if self._is_closed(slot.resource):
+            if self._calls.has_closed(slot.resource):
                 self._keeper.drop(slot)
                 self._suspect_idle()
             elif now >= slot.expires_at:
@@ -258,7 +269,7 @@ class PoolCore(Generic[R]):
         """Put a slot that is back from a use where it is wanted."""
         if self._state is not PoolState.OPEN:
             self._keeper.retire(slot)
-        elif self._is_closed(slot.resource):
+        elif self._calls.has_closed(slot.resource):
             self._keeper.drop(slot)
             self._suspect_idle()
             self._dispatch()
@@ -337,7 +348,7 @@ class PoolCore(Generic[R]):
         """One connection proved dead: those that idled with it are checked, side by side."""
         suspects, self._idle = self._idle, []
         for slot in suspects:
-            if self._is_closed(slot.resource):
+            if self._calls.has_closed(slot.resource):
                 self._keeper.drop(slot)
             elif self._calls.ping is not None and self._queue:
                 self._keeper.check(slot)

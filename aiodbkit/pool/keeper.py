@@ -35,10 +35,14 @@ class ResourceCalls(Generic[R]):
     ping: Callable[[R], Awaitable[Any]] | None
     clean: Callable[[R], Awaitable[Any]] | None
     prepare: Callable[[R], Awaitable[Any]] | None
-    is_dirty: Callable[[R], bool]
-    is_closed: Callable[[R], bool]
+    is_dirty: Callable[[R], bool] | None
+    is_closed: Callable[[R], bool] | None
     abort: Callable[[R], None] | None
     on_failure: Callable[[R, BaseException], None] | None
+
+    def has_closed(self, resource: R) -> bool:
+        """Whether the resource itself knows that it is closed."""
+        return self.is_closed is not None and self.is_closed(resource)
 
 
 class _Events(Protocol[R]):
@@ -109,7 +113,7 @@ class Keeper(Generic[R]):
 
     def mend(self, slot: Slot[R]) -> None:
         """Clean a dirty slot; what cannot be cleaned is dropped."""
-        if self._calls.clean is None or self._calls.is_closed(slot.resource):
+        if self._calls.clean is None or self._calls.has_closed(slot.resource):
             self.drop(slot)
             self._events.capacity_freed()
             return

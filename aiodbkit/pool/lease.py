@@ -13,7 +13,7 @@ from aiodbkit.pool.slot import Slot, SlotState
 if TYPE_CHECKING:
     from aiodbkit.pool.pool import Pool
 
-__all__ = ["Acquire", "Lease"]
+__all__ = ["Acquire", "Lease", "LooseLease"]
 
 R = TypeVar("R")
 L_co = TypeVar("L_co", bound="Lease[Any]", covariant=True)
@@ -71,8 +71,16 @@ class Lease(Generic[R]):
 
     def _leave(self) -> None:
         """Release at the end of a block, unless that was done already."""
-        if self._slot is not None:
-            self._release()
+        slot = self._slot
+        if slot is not None:
+            self._slot = None
+            self._pool.give_back(slot)
+
+
+class LooseLease(Lease[R]):
+    """A lease that no block ends: forgotten, it comes back when it is garbage-collected."""
+
+    __slots__ = ()
 
     def __del__(self) -> None:
         if self._slot is None:
@@ -91,6 +99,7 @@ class _Lender(Protocol[L_co]):
     def take(self) -> Slot[Any] | None: ...
     async def wait(self, timeout: float | None) -> Slot[Any]: ...
     def lend(self, slot: Slot[Any]) -> L_co: ...
+    def hand_out(self, slot: Slot[Any]) -> L_co: ...
 
 
 class Acquire(Generic[L_co]):
@@ -107,9 +116,7 @@ class Acquire(Generic[L_co]):
         return self._hand_out().__await__()
 
     async def _hand_out(self) -> L_co:
-        slot = self._pool.take() or await self._pool.wait(self._timeout)
-        slot.is_handed_out = True
-        return self._pool.lend(slot)
+        return self._pool.hand_out(self._pool.take() or await self._pool.wait(self._timeout))
 
     async def __aenter__(self) -> L_co:
         if self._lease is not None:

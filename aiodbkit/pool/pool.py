@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -14,7 +15,7 @@ from aiodbkit.options import PoolOptions, RetryPolicy, seconds
 from aiodbkit.pool import report
 from aiodbkit.pool.core import NEVER, PoolCore, PoolState
 from aiodbkit.pool.keeper import ResourceCalls
-from aiodbkit.pool.lease import Acquire, Lease
+from aiodbkit.pool.lease import Acquire, Lease, LooseLease
 from aiodbkit.pool.slot import Slot, SlotState
 from aiodbkit.retry import run_with_retry
 
@@ -78,8 +79,8 @@ class Pool(PoolCore[R], Generic[R]):
             ping=ping,
             clean=clean,
             prepare=prepare,
-            is_dirty=is_dirty or _no,
-            is_closed=is_closed or _no,
+            is_dirty=is_dirty,
+            is_closed=is_closed,
             abort=abort,
             on_failure=on_failure,
         )
@@ -105,7 +106,7 @@ class Pool(PoolCore[R], Generic[R]):
         if self._closing is not None:
             await asyncio.shield(self._closing)
         self._forget()
-        self._loop = loop
+        self._loop, self._thread = loop, get_ident()
         self._state = PoolState.OPEN
         try:
             policy = self._connect_retry or RetryPolicy(max_retries=0)
@@ -196,12 +197,18 @@ class Pool(PoolCore[R], Generic[R]):
             PoolClosedError: the pool is not open.
             CannotConnectError: none can be opened, and there is none to wait for.
         """
-        seconds("timeout", timeout, optional=True)
+        if timeout is not None:
+            seconds("timeout", timeout, optional=True)
         return Acquire(self, timeout)
 
     def lend(self, slot: Slot[R]) -> Lease[R]:
-        """Make the lease of a slot that was taken."""
+        """Make the lease of a slot that was taken for a block."""
         return Lease(self, slot)
+
+    def hand_out(self, slot: Slot[R]) -> Lease[R]:
+        """Make the lease of a slot that was taken without a block."""
+        slot.is_handed_out = True
+        return LooseLease(self, slot)
 
     def release(self, lease: Lease[R]) -> Awaitable[None]:
         """Take a lease back, at once: nothing is awaited, ``await`` is allowed for symmetry.
@@ -239,7 +246,7 @@ class Pool(PoolCore[R], Generic[R]):
         spare = len(self._keeper.slots) - self.min_size
         idle, self._idle = self._idle, []
         for slot in idle:
-            if self._is_closed(slot.resource):
+            if self._calls.has_closed(slot.resource):
                 self._keeper.drop(slot)
             elif now >= slot.expires_at or (now - slot.since >= limit and spare > 0):
                 self._keeper.retire(slot)
@@ -291,7 +298,3 @@ class Pool(PoolCore[R], Generic[R]):
     ) -> asyncio.Task[Any]:
         """Run in a task of the pool what must end well whatever happens to the caller."""
         return self._keeper.spawn(work, name, context)
-
-
-def _no(_resource: Any) -> bool:
-    return False
