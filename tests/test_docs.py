@@ -3,14 +3,17 @@
 The examples of a page share a namespace, in order, and run in an empty folder on SQLite. One that
 needs a server says so in a comment before it, ``<!-- needs: postgres -->`` or ``mysql``; those of
 a page share a namespace of their own, and the URL of the page gives way to the tests'. One that
-cannot be run, ``<!-- not run: reason -->``, is compiled all the same.
+cannot be run, ``<!-- not run: reason -->``, is compiled all the same. One before a text that
+begins with ``aiodbkit.errors.`` has to end in that error, with that message; "…" is any text.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import dataclasses
+import importlib
 import inspect
 import re
 import typing
@@ -24,18 +27,20 @@ from aiodbkit import errors
 from aiodbkit.options import EngineOptions, Isolation, PoolOptions
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACEHOLDERS = {
     "postgres": "postgresql://app:secret@localhost/app",
     "mysql": "mysql://app:secret@localhost/app",
 }
 
 _EXAMPLE = re.compile(
-    r"(?:^<!-- (?P<mark>needs|not run): (?P<what>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$",
+    r"(?:^<!-- (?P<mark>needs|not run): (?P<what>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$"
+    r"(?:\n+^```text\n(?P<error>aiodbkit\.errors\..*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -47,6 +52,7 @@ class Example(typing.NamedTuple):
     code: str
     needs: str  # "sqlite" where nothing is said
     runs: bool
+    error: str | None  # what it ends in
 
 
 def examples_of(page: Path) -> Iterator[Example]:
@@ -54,7 +60,7 @@ def examples_of(page: Path) -> Iterator[Example]:
     for found in _EXAMPLE.finditer(text):
         line = text.count("\n", 0, found.start("code")) + 1
         needs = found["what"] if found["mark"] == "needs" else "sqlite"
-        yield Example(page, line, found["code"], needs, found["mark"] != "not run")
+        yield Example(page, line, found["code"], needs, found["mark"] != "not run", found["error"])
 
 
 EXAMPLES = [example for page in PAGES for example in examples_of(page)]
@@ -79,19 +85,43 @@ def run(page: Path, name: str, url: str | None = None) -> None:
         try:
             for example in EXAMPLES:
                 if (example.page, example.needs, example.runs) == (page, name, True):
-                    run_one(example, runner, namespace, PLACEHOLDERS.get(name, ""), url)
+                    placeholder = PLACEHOLDERS.get(name, "")
+                    code = example.code.replace(placeholder, url) if url else example.code
+                    run_one(example, compiled(example, code), runner, namespace)
         finally:
             for engine in namespace.values():
                 if isinstance(engine, aiodbkit.Engine):
                     runner.run(engine.close())
 
 
-def run_one(example, runner, namespace, placeholder, url):
-    code = compiled(example, example.code.replace(placeholder, url) if url else example.code)
-    if code.co_flags & inspect.CO_COROUTINE:
-        runner.run(eval(code, namespace))
+def run_one(example, code, runner, namespace):
+    with ends_in(example):
+        if code.co_flags & inspect.CO_COROUTINE:
+            runner.run(eval(code, namespace))
+        else:
+            exec(code, namespace)
+
+
+@contextlib.contextmanager
+def ends_in(example):
+    """The error that the page tells, and no other, comes out of the block."""
+    if example.error is None:
+        yield
+        return
+    where = f"{example.page.name}:{example.line}"
+    try:
+        yield
+    except aiodbkit.Error as error:
+        shown = f"{type(error).__module__}.{type(error).__name__}: {error}"
+        assert is_told(shown, example.error), f"{where} ends in {shown}"
     else:
-        exec(code, namespace)
+        pytest.fail(f"{where} raises nothing")
+
+
+def is_told(shown: str, told: str) -> bool:
+    """Whether the lines of a page say what is shown, however they are wrapped."""
+    pieces = (" ".join(told.split())).split("…")
+    return re.fullmatch(".*".join(map(re.escape, pieces)), " ".join(shown.split())) is not None
 
 
 @pytest.fixture
@@ -130,7 +160,11 @@ def test_every_example_is_found_and_is_python():
 
 def cells(page: str) -> Iterator[list[str]]:
     """Yield the rows of all tables of a page."""
-    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+    return rows_of((ROOT / "docs" / page).read_text(encoding="utf-8"))
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
         if line.startswith("| "):
             yield [cell.strip() for cell in line.strip("| ").split(" | ")]
 
@@ -192,15 +226,84 @@ def sections(page: str) -> dict[str, str]:
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
 
 
-def test_every_error_has_its_section_and_no_other_name_has_one():
-    assert set(sections("errors.md")) == {"Errors", *errors.__all__}
+WITH_A_PAGE = [name for name in errors.__all__ if name not in ("Error", "Rollback")]
 
 
-@pytest.mark.parametrize("name", [n for n in errors.__all__ if n not in ("Error", "Rollback")])
-def test_a_section_says_whether_the_error_is_transient(name):
-    found = re.search(r"\*\*Transient:\*\* (yes|no|only)", sections("errors.md")[name])
-    assert found, f"{name}: the section does not say it"
+def page_of(name: str) -> str:
+    """Return where the page of an error is: errors/pool-timeout.md for PoolTimeoutError."""
+    words = re.findall("[A-Z][a-z]+", name.removesuffix("Error"))
+    return f"errors/{'-'.join(words).lower()}.md"
+
+
+def test_every_error_has_a_page_that_the_overview_links_to_and_no_other_page_is_there():
+    folder = ROOT / "docs" / "errors"
+    told = {f"errors/{page.name}" for page in folder.iterdir()}
+    assert told == {page_of(name) for name in WITH_A_PAGE}
+    links = {row[0] for row in cells("errors.md") if "](errors/" in row[0]}
+    assert links == {
+        f'<a id="{name.lower()}"></a>[{name}]({page_of(name)})' for name in WITH_A_PAGE
+    }
+
+
+@pytest.mark.parametrize("name", WITH_A_PAGE)
+def test_the_page_of_an_error_says_what_causes_it_and_what_helps(name):
+    page = sections(page_of(name))
+    assert name in page
+    rows = [row for row in rows_of(page["Causes and cures"]) if not set(row[0]) <= {"-"}]
+    assert rows[0] == ["cause", "cure"]
+    assert len(rows) > 1
+    for row in rows:
+        assert len(row) == 2
+        assert all(row)
+    assert page["Afterwards"].strip()
+
+
+@pytest.mark.parametrize("name", WITH_A_PAGE)
+def test_the_page_of_an_error_names_its_bases_and_shows_its_message(name):
+    page = sections(page_of(name))
+    for base in getattr(errors, name).__bases__:
+        if base.__module__ == "builtins":
+            assert f"`{base.__name__}`" in page[name]
+        elif base not in (errors.Error, errors.DatabaseError):
+            assert f"[{base.__name__}]({Path(page_of(base.__name__)).name})" in page[name]
+    if name != "SessionClosedError":  # nothing raises it yet
+        assert f"```text\naiodbkit.errors.{name}: " in page["What it looks like"]
+
+
+@pytest.mark.parametrize("name", WITH_A_PAGE)
+def test_the_page_of_an_error_says_whether_it_is_transient(name):
+    found = re.search(r"\*\*Transient:\*\* (yes|no|only)", sections(page_of(name))["Afterwards"])
+    assert found, f"{name}: the page does not say it"
     assert (found[1] == "yes") == getattr(errors, name).is_transient
+    (row,) = [row for row in cells("errors.md") if f"[{name}](" in row[0]]
+    assert row[2].startswith(found[1])
+
+
+def codes_of(backend: str) -> dict[str, set[str]]:
+    """Return the codes that a backend turns into each class, by the class's name."""
+    pytest.importorskip(
+        {"postgres": "asyncpg", "mysql": "aiomysql", "sqlite": "aiosqlite"}[backend]
+    )
+    module = importlib.import_module(f"aiodbkit.backends.{backend}.errors")
+    codes: dict[str, set[str]] = {}
+    for table in ("_BY_STATE", "_BY_NUMBER", "_BY_CODE", "_BY_PRIMARY"):
+        for code, kind in getattr(module, table, {}).items():
+            codes.setdefault(kind.__name__, set()).add(str(code))
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("backend", "told_as"),
+    [("postgres", "PostgreSQL"), ("mysql", "MySQL, MariaDB"), ("sqlite", "SQLite")],
+)
+def test_the_pages_of_the_errors_have_the_codes_of_the_backends(backend, told_as):
+    codes = codes_of(backend)
+    assert codes
+    for name in WITH_A_PAGE:
+        rows = rows_of(sections(page_of(name)).get("Codes", ""))
+        told = {code for row in rows if row[0] == told_as for code in named(row[1])}
+        # 57014 is in no table: it has a rule of its own.
+        assert told - {"57014"} == codes.get(name, set()), name
 
 
 def test_the_tree_of_errors_is_that_of_the_code():
@@ -227,13 +330,16 @@ def test_links_lead_somewhere(page):
         assert target.exists(), f"{page.name} links to {link}"
         if anchor:
             body = _FENCED.sub("", target.read_text(encoding="utf-8"))
-            assert anchor in map(slug, _HEADING.findall(body)), f"{page.name} links to {link}"
+            there = {*map(slug, _HEADING.findall(body)), *_ANCHOR.findall(body)}
+            assert anchor in there, f"{page.name} links to {link}"
 
 
 def test_every_page_is_listed():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = {link.partition("#")[0] for link in _LINK.findall(index)}
-    assert listed == {page.name for page in PAGES} - {"README.md", "index.md"}
+    # Those of a folder of their own are listed by its overview.
+    there = {page.name for page in PAGES if page.parent.name != "errors"}
+    assert listed == there - {"README.md", "index.md"}
 
 
 def test_every_test_that_a_page_names_is_there():

@@ -10,9 +10,8 @@ asyncio once or by an anyio scope at every turn, no slot can be lost.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
-import random
+import math
 from asyncio import current_task
 from collections.abc import Callable
 from enum import Enum, auto
@@ -20,9 +19,10 @@ from threading import get_ident
 from time import monotonic
 from typing import Generic, TypeVar
 
-from aiodbkit.errors import InterfaceError, PoolClosedError, PoolOverloadedError
+from aiodbkit.errors import InterfaceError, PoolClosedError
 from aiodbkit.options import PoolOptions, RetryPolicy
 from aiodbkit.pool import fork, report
+from aiodbkit.pool.admission import closes_a_circle, refuse_overload
 from aiodbkit.pool.keeper import Keeper, ResourceCalls
 from aiodbkit.pool.pace import Pace
 from aiodbkit.pool.shedding import Shedder
@@ -30,14 +30,14 @@ from aiodbkit.pool.slot import Slot, SlotState
 from aiodbkit.pool.stats import PoolStats, percentiles, recent_times
 from aiodbkit.pool.waiters import Waiter, WaitQueue
 
-__all__ = ["PoolCore", "PoolState"]
+__all__ = ["NEVER", "REPORTED", "PoolCore", "PoolState"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("aiodbkit.pool")
 
 NEVER = float("inf")
-_REPORTED = ""
+REPORTED = ""  # in place of the origin of a leak that was logged
 _IDLE = SlotState.IDLE
 _LENT = SlotState.LENT
 
@@ -72,7 +72,6 @@ class PoolCore(Generic[R]):
         self._fresh_for = NEVER if options.check == "never" else options.check_after
         if self._always_checks:
             self._fresh_for = 0.0
-        self._max_uses = options.max_uses
         self._notes_origin = options.leak_after is not None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -92,7 +91,7 @@ class PoolCore(Generic[R]):
         self._dispatch_timer: asyncio.TimerHandle | None = None
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._acquired = self._timeouts = self._overloads = 0
+        self._acquired = self._timeouts = self.overloads = 0
         self._wait_times = recent_times()
         self._hold_times = recent_times()
 
@@ -133,14 +132,19 @@ class PoolCore(Generic[R]):
 
     async def wait(self, timeout: float | None = None) -> Slot[R]:
         """Stand in line for a slot; see `acquire`."""
-        self._admit()
         limit = self.options.acquire_timeout if timeout is None else timeout
+        self._refuse_unless_open()
+        refuse_overload(self, limit)
         waiter: Waiter[R] = Waiter(asyncio.get_running_loop(), monotonic(), limit)
+        if not self._queue:
+            self._shedder.nobody_waits()
         self._queue.join(waiter)
         if self._idle or len(self._keeper.slots) < self.max_size:
             self._dispatch()
-        else:
-            self._refuse_deadlock(waiter)
+        elif closes_a_circle(self, waiter):
+            self._queue.leave(waiter)
+            self._timeouts += 1
+            raise report.deadlocked(self)
         origin = report.origin() if self._notes_origin else None
         try:
             slot = await waiter.future
@@ -154,35 +158,12 @@ class PoolCore(Generic[R]):
                 self.give_back(future.result())
             raise
 
-    def _admit(self) -> None:
+    def _refuse_unless_open(self) -> None:
         if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             self._refuse_unless_ended(self._loop)
         if self._state is not PoolState.OPEN:
             was = "was closed" if self.was_closed else "is not open"
             raise PoolClosedError(f"{self.name} {was}: `await pool.open()` first")
-        limit = self.options.max_waiting
-        # Those for whom a connection is still to be opened do not count as waiting.
-        if limit and len(self._queue) - (self.max_size - self._in_use) >= limit:
-            self._overloads += 1
-            raise PoolOverloadedError(report.overloaded(self, limit))
-
-    def _refuse_deadlock(self, waiter: Waiter[R]) -> None:
-        """Refuse the holder whose waiting leaves nobody who could give a connection back.
-
-        Only a holder that begins to wait can close the circle.
-        """
-        for slot in self._keeper.slots:
-            if slot.holder is waiter.task:
-                break
-        else:
-            return
-        if self._keeper.busy:  # a slot that the pool has in hand comes back by itself
-            return
-        waiting = {other.task for other in self._queue.waiters}
-        if all(slot.holder in waiting and not slot.is_handed_out for slot in self.lent()):
-            self._queue.leave(waiter)
-            self._timeouts += 1
-            raise report.deadlocked(self)
 
     def _timed_out(self, waiter: Waiter[R]) -> BaseException:
         self._timeouts += 1
@@ -197,22 +178,22 @@ class PoolCore(Generic[R]):
         self._hold_times.append(held)
         slot.holder = None
         slot.is_handed_out = False
-        slot.uses += 1
+        slot.since = now
+        slot.uses_left -= 1
+        if not slot.uses_left:
+            slot.expires_at = 0.0
         if self._notes_origin:
             self._origin_done(slot, held)
-        if slot.uses == self._max_uses:
-            slot.expires_at = 0.0
         is_dirty = self._is_dirty
         if is_dirty is not None and self._needs_mending(slot, is_dirty):
             self._keeper.mend(slot)
         elif now >= slot.expires_at:
-            self._keeper.retire(slot)
+            self._retire_used(slot)
         elif self._queue.waiters or self._state is not _OPEN:
             self._pace.released(now, held)
             self._offer(slot)
         else:
             slot.state = _IDLE
-            slot.since = now
             fresh_until = now + self._fresh_for
             # Not min(): this line is run for every query.
             expires_at = slot.expires_at
@@ -227,16 +208,20 @@ class PoolCore(Generic[R]):
             slot.expires_at = 0.0
             return False
 
-    def report_leaks(self, now: float) -> None:
-        """Log each connection that is held for longer than ``leak_after``, once."""
-        limit = self.options.leak_after
-        for slot in self.lent():
-            if limit is not None and slot.origin and now - slot.since > limit:
-                logger.warning(report.leaked(self, slot))
-                slot.origin = _REPORTED
+    def _retire_used(self, slot: Slot[R]) -> None:
+        """Close what was used up or is too old; the next caller shall find another one open."""
+        if not (self._idle or slot.is_renewed) and self.has_room:
+            self._keeper.open()
+        self._keeper.retire(slot)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a connection may be opened before the one that it replaces is closed."""
+        is_below = len(self._keeper.slots) < self.max_size
+        return is_below and self._state is _OPEN and not self._pace.failures
 
     def _origin_done(self, slot: Slot[R], held: float) -> None:
-        if slot.origin == _REPORTED:
+        if slot.origin == REPORTED:
             logger.warning("%s: the connection came back after %.1f s", self.name, held)
         slot.origin = None
 
@@ -250,8 +235,7 @@ class PoolCore(Generic[R]):
     def _dispatch(self) -> None:
         if self._state is not PoolState.OPEN:
             return
-        counts = self._keeper.counts
-        while self._idle and len(self._queue) > counts[SlotState.CHECKING]:
+        while self._idle and len(self._queue) > self._expected:
             slot = self._idle.pop()
             now = monotonic()
             if self._calls.has_closed(slot.resource):
@@ -260,7 +244,7 @@ class PoolCore(Generic[R]):
             elif now >= slot.expires_at:
                 self._keeper.retire(slot)
             elif now >= slot.fresh_until:
-                self._keeper.check(slot, ping=self._needs_ping(slot, now))
+                self._keeper.check(slot, ping=self._needs_ping(slot, now), prepare=True)
             else:
                 self._hand_over(slot)
         self._grow()
@@ -274,7 +258,7 @@ class PoolCore(Generic[R]):
             self._suspect_idle()
             self._dispatch()
         elif self._always_checks:
-            self._keeper.check(slot, ping=self.options.check == "always")
+            self._keeper.check(slot, ping=self.options.check == "always", prepare=True)
         else:
             self._hand_over(slot)
 
@@ -282,22 +266,20 @@ class PoolCore(Generic[R]):
         """Whether a ping is due: a hook before each loan is no reason for one."""
         how = self.options.check
         suspected = slot.fresh_until == 0.0
-        idle_for = now - slot.since
-        return how == "always" or (
-            how == "idle" and (suspected or idle_for >= self.options.check_after)
-        )
+        stale_at = slot.known_good_at + self.options.check_after
+        return how == "always" or (how == "idle" and (suspected or now >= stale_at))
 
     def _hand_over(self, slot: Slot[R]) -> None:
         """Give a ready slot to the first in line and to nobody else; without one, to the stack."""
         now = monotonic()
         waiter = self._next_waiter(now)
-        slot.since = now
         if waiter is None:
             self._keeper.move(slot, _IDLE)
-            slot.fresh_until = min(now + self._fresh_for, slot.expires_at)
+            slot.fresh_until = min(slot.known_good_at + self._fresh_for, slot.expires_at)
             self._idle.append(slot)
             return
         self._keeper.move(slot, _LENT)
+        slot.since = now
         slot.holder = waiter.task
         self._acquired += 1
         self._wait_times.append(now - waiter.since)
@@ -321,20 +303,33 @@ class PoolCore(Generic[R]):
             if too_long is None or waited <= too_long:
                 return
             self._queue.leave(waiter)
-            self._overloads += 1
+            self.overloads += 1
             waiter.future.set_exception(report.shed(self, waited))
+
+    @property
+    def _expected(self) -> int:
+        """How many of the slots under check are probably good: no suspects."""
+        checking = SlotState.CHECKING
+        if not self._keeper.counts[checking]:
+            return 0
+        slots = self._keeper.slots
+        return sum(slot.state is checking and slot.fresh_until > 0.0 for slot in slots)
 
     def _grow(self) -> None:
         """Open what the demand needs beyond what is on its way."""
         counts, size = self._keeper.counts, len(self._keeper.slots)
         connecting = counts[SlotState.CONNECTING]
-        wanted = len(self._queue) - connecting - counts[SlotState.CHECKING]
+        wanted = len(self._queue) - connecting - self._expected
         wanted = min(max(wanted, self.min_size - size), self.max_size - size)
         if wanted <= 0:
             return
         now = monotonic()
         allowed, again_at = self._pace.allowance(
-            now, waiting=len(self._queue), lent=self._in_use, connecting=connecting
+            now,
+            waiting=len(self._queue),
+            lent=self.in_use,
+            connecting=connecting,
+            waited=0.0 if (first := self._queue.first) is None else now - first.since,
         )
         for _ in range(min(wanted, allowed)):
             self._keeper.open()
@@ -346,11 +341,13 @@ class PoolCore(Generic[R]):
 
     def _suspect_idle(self) -> None:
         """One connection proved dead: those that idled with it are checked, side by side."""
+        self._pace.died()
         suspects, self._idle = self._idle, []
         for slot in suspects:
+            slot.fresh_until = 0.0
             if self._calls.has_closed(slot.resource):
                 self._keeper.drop(slot)
-            elif self._calls.ping is not None and self._queue:
+            elif self._calls.ping is not None and (self._queue or self.options.check != "never"):
                 self._keeper.check(slot)
             else:
                 slot.fresh_until = 0.0
@@ -363,11 +360,25 @@ class PoolCore(Generic[R]):
         is_surplus = len(self._keeper.slots) > self.max_size
         if self._state is not PoolState.OPEN or is_surplus or monotonic() >= slot.expires_at:
             self._keeper.retire(slot)
-        elif not prepared and self._calls.prepare is not None and self._queue:
-            self._keeper.check(slot, ping=False)
         else:
-            self._hand_over(slot)
+            self._succeed(slot)
+            if not prepared and self._calls.prepare is not None and self._queue:
+                self._keeper.check(slot, ping=False, prepare=True)
+            else:
+                self._hand_over(slot)
         self._dispatch()
+
+    def _succeed(self, slot: Slot[R]) -> None:
+        """Let a new slot take the place of the one it was opened to replace, if it did."""
+        predecessor, slot.predecessor = slot.predecessor, None
+        if predecessor is None:
+            return
+        predecessor.expires_at = predecessor.fresh_until = 0.0
+        if predecessor.state is not _LENT:
+            slot.since = predecessor.since  # else a pool of old connections would never shrink
+        if predecessor.state is _IDLE:
+            self._idle.remove(predecessor)
+            self._keeper.retire(predecessor)
 
     def capacity_freed(self) -> None:
         """A slot is gone."""
@@ -378,17 +389,23 @@ class PoolCore(Generic[R]):
         now = monotonic()
         self._failure = None
         self._pace.connected(now, took)
-        lifetime = self.options.max_lifetime
+        slot.fresh_until = now  # no suspect while the hook before its first loan runs
+        options = self.options
+        slot.since = slot.seen_at = now
         # Jitter: connections opened together must not all expire together.
-        slot.expires_at = NEVER if lifetime is None else now + lifetime * random.uniform(0.9, 1.0)
+        lifetime = NEVER if options.max_lifetime is None else options.max_lifetime
+        slot.expires_at = min(slot.expires_at, now + lifetime * slot.jitter)
+        slot.uses_left = math.ceil(options.max_uses * slot.jitter) or -1
 
-    def connect_failed(self, error: BaseException) -> None:
+    def connect_failed(self, slot: Slot[R], error: BaseException) -> None:
         """A connect failed: those who wait go on waiting if there is something to wait for."""
+        if slot.predecessor is not None:
+            slot.predecessor.is_renewed = False
         self._failure = error
         self._pace.failed(monotonic())
         is_fatal = getattr(error, "is_transient", True) is False
         if (is_fatal or self._pace.gives_up) and not self._keeper.slots:
-            self._queue.refuse_all(lambda: _copy_of(error))
+            self._queue.refuse_all(lambda: report.copy_of(error))
         self._dispatch()
 
     def check_failed(self) -> None:
@@ -411,7 +428,8 @@ class PoolCore(Generic[R]):
     # Knowing
 
     @property
-    def _in_use(self) -> int:
+    def in_use(self) -> int:
+        """How many connections are lent."""
         return len(self._keeper.slots) - len(self._idle) - self._keeper.busy
 
     def stats(self) -> PoolStats:
@@ -420,7 +438,7 @@ class PoolCore(Generic[R]):
         return PoolStats(
             size=len(keeper.slots),
             idle=len(self._idle),
-            in_use=self._in_use,
+            in_use=self.in_use,
             waiting=len(self._queue),
             min_size=self.min_size,
             max_size=self.max_size,
@@ -428,7 +446,7 @@ class PoolCore(Generic[R]):
             closed=keeper.closed,
             acquired=self._acquired,
             timeouts=self._timeouts,
-            overloads=self._overloads,
+            overloads=self.overloads,
             errors=keeper.errors,
             wait_time=percentiles(self._wait_times),
             hold_time=percentiles(self._hold_times),
@@ -459,13 +477,3 @@ class PoolCore(Generic[R]):
                 self._calls.abort(slot.resource)
         self._forget()
         self._loop = None
-
-
-def _copy_of(error: BaseException) -> BaseException:
-    """Each waiter raises an error of its own: a traceback must not grow from several tasks."""
-    try:
-        twin = copy.copy(error)
-    except Exception:  # noqa: BLE001 - any class may refuse to be copied
-        return error
-    twin.__cause__ = error.__cause__
-    return twin

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
 from dataclasses import dataclass
 from time import monotonic
@@ -51,7 +51,7 @@ class _Events(Protocol[R]):
     def slot_ready(self, slot: Slot[R], *, prepared: bool) -> None: ...
     def capacity_freed(self) -> None: ...
     def connected(self, slot: Slot[R], took: float) -> None: ...
-    def connect_failed(self, error: BaseException) -> None: ...
+    def connect_failed(self, slot: Slot[R], error: BaseException) -> None: ...
     def check_failed(self) -> None: ...
     def prepare_failed(self, error: Exception) -> None: ...
     def note_failure(self, slot: Slot[Any], error: BaseException) -> None: ...
@@ -76,7 +76,7 @@ class Keeper(Generic[R]):
         self._preparations: set[asyncio.Task[Any]] = set()
         self.slots: set[Slot[R]] = set()
         self.counts = [0] * (max(SlotState) + 1)  # exact for all but IDLE and LENT
-        self.emptied = asyncio.Event()
+        self._removed = asyncio.Event()
         self.opened = self.closed = self.errors = 0
         self.connect_times = recent_times()
 
@@ -99,21 +99,33 @@ class Keeper(Generic[R]):
 
     # Starting work
 
-    def open(self, *, report: bool = True) -> asyncio.Task[None]:
-        """Open a resource in a slot of its own. Without ``report`` the task raises instead."""
+    def open(
+        self, *, report: bool = True, predecessor: Slot[R] | None = None
+    ) -> asyncio.Task[None]:
+        """Open a resource in a slot of its own, to replace another one when it is there.
+
+        Without ``report`` the task raises instead.
+        """
         slot: Slot[R] = Slot(self._events)
+        slot.predecessor = predecessor
         self.slots.add(slot)
         self.counts[SlotState.CONNECTING] += 1
         return self._spawn_preparation(self._open(slot, report=report), "connect")
 
-    def check(self, slot: Slot[R], *, ping: bool = True) -> asyncio.Task[None]:
-        """Ping a slot, where asked for, and prepare it."""
+    def check(
+        self, slot: Slot[R], *, ping: bool = True, prepare: bool = False
+    ) -> asyncio.Task[None]:
+        """Ping a slot, and prepare it for a loan, as asked for."""
         self.move(slot, SlotState.CHECKING)
-        return self._spawn_preparation(self._check(slot, ping=ping), "check")
+        return self._spawn_preparation(self._check(slot, ping=ping, prepare=prepare), "check")
 
     def mend(self, slot: Slot[R]) -> None:
         """Clean a dirty slot; what cannot be cleaned is dropped."""
-        if self._calls.clean is None or self._calls.has_closed(slot.resource):
+        if self._calls.has_closed(slot.resource):
+            self.drop(slot)
+            self._events.check_failed()
+            return
+        if self._calls.clean is None:
             self.drop(slot)
             self._events.capacity_freed()
             return
@@ -186,7 +198,7 @@ class Keeper(Generic[R]):
                 error = CannotConnectError(f"{self._name}: connect() was cancelled from inside")
             if not report or isinstance(error, asyncio.CancelledError):
                 raise error  # noqa: TRY201 - another one than was caught, maybe
-            self._events.connect_failed(error)
+            self._events.connect_failed(slot, error)
             return
         took = monotonic() - began
         self.opened += 1
@@ -208,7 +220,7 @@ class Keeper(Generic[R]):
                 "does not answer; check host, port and firewall, or raise connect_timeout"
             ) from error
 
-    async def _check(self, slot: Slot[R], *, ping: bool) -> None:
+    async def _check(self, slot: Slot[R], *, ping: bool, prepare: bool) -> None:
         try:
             async with asyncio.timeout(self._options.check_timeout):
                 if ping and self._calls.ping is not None:
@@ -221,7 +233,12 @@ class Keeper(Generic[R]):
             if not isinstance(error, Exception):
                 raise
             return
-        await self._prepare(slot)
+        if ping:
+            slot.seen_at = monotonic()
+        if prepare:
+            await self._prepare(slot)
+        else:
+            self._events.slot_ready(slot, prepared=False)
 
     async def _ping(self, resource: R) -> None:
         assert self._calls.ping is not None
@@ -277,17 +294,15 @@ class Keeper(Generic[R]):
     def _remove(self, slot: Slot[R]) -> None:
         self.move(slot, SlotState.GONE)
         self.slots.discard(slot)
-        if not self.slots:
-            self.emptied.set()
+        self._removed.set()
 
-    async def wait_until_empty(self, timeout: float) -> None:
-        """Return when no slot is left, or after ``timeout`` seconds."""
-        if not self.slots:
-            return
-        self.emptied.clear()
+    async def wait_until_gone(self, slots: Iterable[Slot[R]], timeout: float | None) -> None:
+        """Return when none of ``slots`` is left, or after ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self.emptied.wait()
+                while not self.slots.isdisjoint(slots):
+                    self._removed.clear()
+                    await self._removed.wait()
         except TimeoutError:
             pass
 

@@ -26,7 +26,9 @@ class Lease(Generic[R]):
     never reach the resource again, even when the same slot has been lent to somebody else.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_slot")
+    __slots__ = ("__weakref__", "_past", "_pool", "_slot")
+
+    _past: Slot[R]  # once released: the slot that it was
 
     def __init__(self, pool: Pool[R], slot: Slot[R]) -> None:
         self._pool = pool
@@ -57,11 +59,17 @@ class Lease(Generic[R]):
     def _end(self) -> Slot[R]:
         """Part lease and slot, for good."""
         slot = self._slot
+        if slot is None and self._past.state is SlotState.LENT:
+            raise InterfaceError(
+                "this connection was released before, and has been lent to somebody else since: "
+                "drop it after its release; the new borrower keeps it"
+            )
         if slot is None:
             raise InterfaceError(
                 "this connection was released twice: leave it to the `async with` block, "
                 "or call release() once"
             )
+        self._past = slot
         self._slot = None
         return slot
 
@@ -73,6 +81,7 @@ class Lease(Generic[R]):
         """Release at the end of a block, unless that was done already."""
         slot = self._slot
         if slot is not None:
+            self._past = slot
             self._slot = None
             self._pool.give_back(slot)
 

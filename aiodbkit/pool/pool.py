@@ -1,4 +1,4 @@
-"""The pool as its users see it: opening, closing, leases, bounds and age."""
+"""The pool as its users see it: opening, closing and leases."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from threading import get_ident
-from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from aiodbkit.errors import InterfaceError, PoolClosedError
 from aiodbkit.options import PoolOptions, RetryPolicy, seconds
 from aiodbkit.pool import report
-from aiodbkit.pool.core import NEVER, PoolCore, PoolState
+from aiodbkit.pool.core import PoolState
 from aiodbkit.pool.keeper import ResourceCalls
 from aiodbkit.pool.lease import Acquire, Lease, LooseLease
 from aiodbkit.pool.slot import Slot, SlotState
+from aiodbkit.pool.upkeep import Upkeep
 from aiodbkit.retry import run_with_retry
 
 __all__ = ["Pool"]
@@ -37,7 +37,7 @@ class _Done:
 _DONE = _Done()
 
 
-class Pool(PoolCore[R], Generic[R]):
+class Pool(Upkeep[R], Generic[R]):
     """Lends resources to tasks, in the order in which they ask.
 
     Opened by ``await pool.open()`` or ``async with pool:``.
@@ -114,7 +114,7 @@ class Pool(PoolCore[R], Generic[R]):
         except BaseException:
             self._begin_closing(0.0)
             raise
-        self._schedule_upkeep()
+        self._keep_up()
 
     async def _open_minimum(self) -> None:
         missing = self.min_size - len(self._keeper.slots)
@@ -150,6 +150,8 @@ class Pool(PoolCore[R], Generic[R]):
             self._queue.refuse_all(lambda: PoolClosedError(f"{self.name} was closed"))
             self._queue.stop()
             loop = asyncio.get_running_loop()
+            while self._idle:
+                self._keeper.retire(self._idle.pop())
             self._closing = loop.create_task(self._close_all(grace), context=Context())
         return self._closing
 
@@ -159,10 +161,11 @@ class Pool(PoolCore[R], Generic[R]):
         keeper.cancel_preparations()
         while self._idle:
             keeper.retire(self._idle.pop())
-        await keeper.wait_until_empty(grace)
+        await keeper.wait_until_gone(keeper.slots, grace)
         for slot in [slot for slot in keeper.slots if slot.state is SlotState.LENT]:
             keeper.drop(slot)
-        await keeper.wait_until_empty(self.options.reset_timeout + self.options.close_timeout)
+        patience = self.options.reset_timeout + self.options.close_timeout
+        await keeper.wait_until_gone(keeper.slots, patience)
         await keeper.end_tasks(self.options.close_timeout)
         self._state = PoolState.CLOSED
 
@@ -226,72 +229,7 @@ class Pool(PoolCore[R], Generic[R]):
         lease._release()
         return _DONE
 
-    # Upkeep
-
-    def _schedule_upkeep(self) -> None:
-        options = self.options
-        limits = (options.idle_timeout, options.max_lifetime, options.leak_after)
-        shortest = min((limit for limit in limits if limit is not None), default=60.0)
-        if options.shed_after is not None:
-            shortest = min(shortest, options.shed_after * 4)
-        period = min(max(shortest / 4, 0.05), 30.0)
-        self._upkeep_timer = asyncio.get_running_loop().call_later(period, self._keep_up)
-
-    def _keep_up(self) -> None:
-        """Close what is dead, too old or idle for too long; restore the minimum."""
-        now = monotonic()
-        self.report_leaks(now)
-        self.shed(now)
-        limit = NEVER if self.options.idle_timeout is None else self.options.idle_timeout
-        spare = len(self._keeper.slots) - self.min_size
-        idle, self._idle = self._idle, []
-        for slot in idle:
-            if self._calls.has_closed(slot.resource):
-                self._keeper.drop(slot)
-            elif now >= slot.expires_at or (now - slot.since >= limit and spare > 0):
-                self._keeper.retire(slot)
-            else:
-                self._idle.append(slot)
-                continue
-            spare -= 1
-        self._dispatch()
-        self._schedule_upkeep()
-
-    async def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
-        """Change the bounds. Surplus idle connections are closed, borrowed ones on return."""
-        smallest = self.min_size if min_size is None else min_size
-        largest = self.max_size if max_size is None else max_size
-        PoolOptions(min_size=smallest, max_size=largest)  # refuses bad values by name
-        self.min_size, self.max_size = smallest, largest
-        if self._state is not PoolState.OPEN:
-            return
-        surplus = len(self._keeper.slots) - largest
-        while surplus > 0 and self._idle:
-            self._keeper.retire(self._idle.pop(0))
-            surplus -= 1
-        for slot in [slot for slot in self._keeper.slots if slot.state is SlotState.LENT][
-            : max(surplus, 0)
-        ]:
-            slot.expires_at = 0.0
-        self._dispatch()
-
-    async def expire(self) -> None:
-        """Replace all connections: idle ones now, borrowed ones as they come back."""
-        if self._state is not PoolState.OPEN:
-            return
-        for slot in self._keeper.slots:
-            slot.expires_at = 0.0
-        idle, self._idle = self._idle, []
-        for slot in idle:
-            self._keeper.retire(slot)
-        self._dispatch()
-
-    async def check(self) -> None:
-        """Check all idle connections now, side by side; dead ones are closed."""
-        idle, self._idle = self._idle, []
-        checks = [self._keeper.check(slot) for slot in idle]
-        if checks:
-            await asyncio.wait(checks)
+    # For what is built on the pool
 
     def spawn(
         self, work: Coroutine[Any, Any, Any], name: str, context: Context | None = None

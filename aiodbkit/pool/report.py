@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import sys
 from pathlib import Path
 from time import monotonic
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
     from aiodbkit.pool.slot import Slot
     from aiodbkit.pool.waiters import Waiter
 
-__all__ = ["deadlocked", "holders", "leaked", "origin", "overloaded", "shed", "sizes", "timed_out"]
+__all__ = [
+    "copy_of",
+    "deadlocked",
+    "holders",
+    "hopeless",
+    "leaked",
+    "origin",
+    "overloaded",
+    "shed",
+    "sizes",
+    "timed_out",
+    "undrained",
+]
 
 _MOST_NAMED = 5
 _PACKAGE = str(Path(__file__).parent.parent)
@@ -42,9 +55,9 @@ def _name(task: asyncio.Task[Any] | None) -> str:
     return f"task {task.get_name()!r}" if task is not None else "code outside any task"
 
 
-def overloaded(pool: PoolCore[Any], limit: int) -> str:
-    """Return the text of a `PoolOverloadedError`."""
-    return (
+def overloaded(pool: PoolCore[Any], limit: int) -> PoolOverloadedError:
+    """Return the error of a caller that finds the line full."""
+    return PoolOverloadedError(
         f"{pool.name} is overloaded: max_waiting={limit} callers wait already; {sizes(pool)}; "
         f"{holders(pool)}. Try again later, or raise max_size or max_waiting"
     )
@@ -76,12 +89,32 @@ def deadlocked(pool: PoolCore[Any]) -> PoolTimeoutError:
     )
 
 
+def undrained(pool: PoolCore[Any], old: set[Slot[Any]], timeout: float | None) -> str:
+    """Return the text for a drain that borrowers did not let end."""
+    left = sum(slot in old for slot in pool.lent())
+    return (
+        f"{pool.name}: {left} of the old connections are not back after {timeout} s; "
+        f"{holders(pool)}. They are closed when they come back: hold connections for less time, "
+        "or give drain() more"
+    )
+
+
 def shed(pool: PoolCore[Any], waited: float) -> PoolOverloadedError:
     """Return the error of a caller that waited too long while the queue does not get shorter."""
     return PoolOverloadedError(
         f"{pool.name} is overloaded: refused after {waited:.2f} s in line, as waits stay above "
         f"shed_after={pool.options.shed_after:g} s; {sizes(pool)}; {holders(pool)}. Try again "
         "later, hold connections for less time, or raise max_size or shed_after"
+    )
+
+
+def hopeless(pool: PoolCore[Any], limit: float, expected: float) -> PoolOverloadedError:
+    """Return the error of a caller whose deadline the line before it would outlast."""
+    return PoolOverloadedError(
+        f"{pool.name} is overloaded: refused at once, as those who wait already will take about "
+        f"{expected:.2f} s, and this caller gives up after {limit:.2f} s; {sizes(pool)}; "
+        f"{holders(pool)}. Try again later, hold connections for less time, or raise max_size or "
+        "the timeout"
     )
 
 
@@ -103,3 +136,13 @@ def leaked(pool: PoolCore[Any], slot: Slot[Any]) -> str:
         f"{_name(slot.holder)}, longer than leak_after={pool.options.leak_after:g} s; it was "
         f"taken at {slot.origin}"
     )
+
+
+def copy_of(error: BaseException) -> BaseException:
+    """Each waiter raises an error of its own: a traceback must not grow from several tasks."""
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001 - any class may refuse to be copied
+        return error
+    twin.__cause__ = error.__cause__
+    return twin

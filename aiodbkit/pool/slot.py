@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from enum import IntEnum, auto
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -39,13 +40,18 @@ class Slot(Generic[R]):
 
     Attributes:
         resource: what `connect` returned; None while CONNECTING.
-        since: monotonic time at which the slot was lent, or became idle.
+        since: monotonic time at which the slot was lent, or given back, or opened.
+        seen_at: monotonic time of the latest ping that was answered.
         fresh_until: monotonic time until which an idle slot may be lent without a look at it:
             the earlier of the next check and the end of its life.
         expires_at: monotonic time after which it is not lent again; 0.0 is at once.
+        jitter: share of its limits that it lives for, so that what was opened together does not
+            end together.
+        predecessor: the slot that this one is opened to replace, until it has.
+        is_renewed: its successor is on its way.
         holder: the task that took it, for messages.
         is_handed_out: taken without a block, so that any task may give it back.
-        uses: how often it was lent.
+        uses_left: how often it may be lent; below zero is no bound.
         origin: where it was taken, if ``leak_after`` is set; empty once it was reported.
     """
 
@@ -55,11 +61,15 @@ class Slot(Generic[R]):
         "fresh_until",
         "holder",
         "is_handed_out",
+        "is_renewed",
+        "jitter",
         "origin",
+        "predecessor",
         "resource",
+        "seen_at",
         "since",
         "state",
-        "uses",
+        "uses_left",
     )
 
     resource: R
@@ -68,12 +78,21 @@ class Slot(Generic[R]):
         self._owner = owner
         self.state = SlotState.CONNECTING
         self.since = 0.0
+        self.seen_at = 0.0
         self.fresh_until = 0.0
-        self.expires_at = 0.0
+        self.expires_at = float("inf")
+        self.jitter = random.uniform(0.9, 1.0)
+        self.predecessor: Slot[R] | None = None
+        self.is_renewed = False
         self.holder: asyncio.Task[Any] | None = None
-        self.uses = 0
+        self.uses_left = -1
         self.is_handed_out = False
         self.origin: str | None = None
+
+    @property
+    def known_good_at(self) -> float:
+        """Monotonic time at which an idle slot was last used, opened or pinged."""
+        return max(self.since, self.seen_at)
 
     def __enter__(self) -> R:
         return self.resource
@@ -89,4 +108,4 @@ class Slot(Generic[R]):
         self._owner.give_back(self)
 
     def __repr__(self) -> str:
-        return f"<Slot {self.state.name.lower()} uses={self.uses}>"
+        return f"<Slot {self.state.name.lower()}>"

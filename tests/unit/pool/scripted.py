@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+import pytest
+
 from aiodbkit import Pool
 
 
@@ -27,6 +29,10 @@ class Script:
 
     Args:
         times: how long calls take, in (virtual) seconds: ``connect=0.05, ping=0.001``.
+
+    Attributes:
+        instants: when each call was entered, by the loop's clock.
+        broken: what a call raises each time, until it is taken out again.
     """
 
     def __init__(self, **times: float) -> None:
@@ -37,6 +43,8 @@ class Script:
         self.gates: dict[str, asyncio.Event] = {}
         self.entered: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(0))
         self.most_alive = 0
+        self.instants: dict[str, list[float]] = defaultdict(list)
+        self.broken: dict[str, BaseException] = {}
 
     def hold(self, call: str) -> None:
         """Stop every ``call`` until `let`."""
@@ -56,6 +64,7 @@ class Script:
 
     async def _play(self, call: str) -> None:
         self.calls[call] += 1
+        self.instants[call].append(now())
         self.entered[call].release()
         if call in self.gates:
             await self.gates[call].wait()
@@ -63,6 +72,8 @@ class Script:
             await asyncio.sleep(self.times[call])
         if self.errors[call]:
             raise self.errors[call].pop(0)
+        if call in self.broken:
+            raise self.broken[call]
 
     async def connect(self) -> Resource:
         await self._play("connect")
@@ -85,6 +96,12 @@ class Script:
         await self._play("clean")
         resource.dirty = False
 
+    def kill(self, *, unnoticed: bool = False) -> None:
+        """End all connections: known to the driver, or half-open, so that only a ping tells."""
+        for resource in self.made:
+            resource.dead = not unnoticed
+            resource.answers = False
+
     @property
     def alive(self) -> list[Resource]:
         return [resource for resource in self.made if not resource.closed]
@@ -101,6 +118,16 @@ class Script:
         )
 
 
+def now() -> float:
+    """Return the loop's time, which `virtual_time` makes exact."""
+    return asyncio.get_running_loop().time()
+
+
+def about(seconds: float):
+    """Equal but for rounding: the clock is a float."""
+    return pytest.approx(seconds, abs=1e-6)
+
+
 async def settle() -> None:
     """Let every task that can run do so."""
     for _ in range(20):
@@ -113,7 +140,16 @@ def start(awaitable) -> asyncio.Task:
     async def run():
         return await awaitable
 
-    return asyncio.create_task(run())
+    task = asyncio.create_task(run())
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # may be left unseen
+    return task
+
+
+async def fill(pool: Pool, number: int) -> None:
+    """Have ``number`` connections lent at the same time, then idle."""
+    leases = [await pool.acquire() for _ in range(number)]
+    for lease in leases:
+        pool.release(lease)
 
 
 async def waiting(pool: Pool, number: int) -> None:

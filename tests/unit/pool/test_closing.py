@@ -10,9 +10,11 @@ import textwrap
 import pytest
 
 from aiodbkit import InterfaceError, PoolClosedError
-from tests.unit.pool.scripted import Script, settle, start, waiting
+from tests.unit.pool.scripted import Script, about, fill, now, settle, start, waiting
+from tests.virtual_time import virtual_time
 
 
+@virtual_time
 async def test_a_pool_that_was_not_opened_or_was_closed_lends_nothing():
     pool = Script().pool()
     with pytest.raises(PoolClosedError, match="is not open"):
@@ -23,6 +25,7 @@ async def test_a_pool_that_was_not_opened_or_was_closed_lends_nothing():
         await pool.acquire()
 
 
+@virtual_time
 async def test_a_closed_pool_can_be_opened_again():
     script = Script()
     pool = script.pool()
@@ -31,6 +34,7 @@ async def test_a_closed_pool_can_be_opened_again():
             assert lease.resource.number == number
 
 
+@virtual_time
 async def test_closing_closes_idle_connections_politely():
     script = Script()
     async with script.pool(min_size=3):
@@ -39,6 +43,7 @@ async def test_closing_closes_idle_connections_politely():
     assert script.alive == []
 
 
+@virtual_time
 async def test_those_who_wait_fail_at_once_while_a_borrower_gets_its_grace():
     script = Script()
     pool = script.pool(max_size=1)
@@ -57,18 +62,22 @@ async def test_those_who_wait_fail_at_once_while_a_borrower_gets_its_grace():
     assert script.alive == []
 
 
+@virtual_time
 async def test_a_borrower_that_stays_is_cut_and_told_so():
     script = Script()
     pool = script.pool()
     await pool.open()
     lease = await pool.acquire()
-    await pool.close(timeout=0.01)
+    began = now()
+    await pool.close(timeout=30)
+    assert now() - began == about(30)
     assert script.alive == []
     with pytest.raises(InterfaceError, match="cut"):
         lease.resource  # noqa: B018 - looking is what is refused
     await pool.release(lease)
 
 
+@virtual_time
 async def test_closing_twice_or_from_two_tasks_is_one_closing():
     script = Script()
     pool = script.pool(min_size=2)
@@ -78,6 +87,7 @@ async def test_closing_twice_or_from_two_tasks_is_one_closing():
     assert script.calls["close"] == 2
 
 
+@virtual_time
 async def test_closing_goes_on_when_its_caller_is_cancelled():
     script = Script()
     pool = script.pool(min_size=2)
@@ -93,6 +103,7 @@ async def test_closing_goes_on_when_its_caller_is_cancelled():
     assert script.alive == []
 
 
+@virtual_time
 async def test_connects_in_flight_are_given_up_when_the_pool_closes():
     script = Script()
     pool = script.pool()
@@ -106,9 +117,10 @@ async def test_connects_in_flight_are_given_up_when_the_pool_closes():
     assert pool.stats().size == 0
 
 
+@virtual_time
 async def test_a_hung_close_or_clean_does_not_keep_the_pool_from_closing():
     script = Script()
-    pool = script.pool(max_size=2, close_timeout=0.02, reset_timeout=0.02)
+    pool = script.pool(max_size=2, close_timeout=3, reset_timeout=2)
     await pool.open()
     leases = [await pool.acquire(), await pool.acquire()]
     leases[0].resource.dirty = True
@@ -116,7 +128,10 @@ async def test_a_hung_close_or_clean_does_not_keep_the_pool_from_closing():
     script.hold("close")
     for lease in leases:
         pool.release(lease)
-    await pool.close(timeout=0.01)
+    began = now()
+    await pool.close(timeout=10)
+    # The reset's deadline, then the close's: of the dirty one, which is longer.
+    assert now() - began <= 2 + 3 + 1e-6
     assert pool.stats().size == 0
 
 
@@ -179,3 +194,84 @@ async def test_a_pool_of_another_loop_that_can_still_run_is_refused():
         await asyncio.to_thread(other.run_until_complete, pool.close())
     finally:
         other.close()
+
+
+@virtual_time
+async def test_closing_ends_in_the_moment_in_which_the_last_borrower_is_done():
+    pool = Script().pool(max_size=2)
+    await pool.open()
+    leases = [await pool.acquire() for _ in range(2)]
+    began = now()
+    closing = start(pool.close(timeout=30))
+    for lease in leases:
+        await asyncio.sleep(4)
+        pool.release(lease)
+    await closing
+    assert now() - began == about(8)
+
+
+@virtual_time
+async def test_nothing_is_lent_from_the_first_moment_of_closing():
+    pool = Script().pool(min_size=2)
+    await pool.open()
+
+    async def use():
+        async with pool.acquire():
+            pass
+
+    closing = start(pool.close())
+    late = asyncio.create_task(use())  # runs between close() and the first step of closing
+    await closing
+    assert isinstance(late.exception(), PoolClosedError)
+
+
+@pytest.mark.parametrize("call", ["connect", "ping", "clean"])
+@virtual_time
+async def test_what_was_on_its_way_to_a_waiter_is_not_lent_by_a_closing_pool(call):
+    script = Script(**{call: 0.5})
+    pool = script.pool(max_size=1, check="always")
+    await pool.open()
+    if call != "connect":
+        async with pool.acquire() as lease:
+            lease.resource.dirty = call == "clean"
+    waiter = start(pool.acquire())
+    await script.reached(call)
+    began = now()
+    closing = start(pool.close(timeout=30))
+    with pytest.raises(PoolClosedError):
+        await waiter
+    assert now() - began == about(0)
+    await closing
+    assert pool.stats().acquired == (0 if call == "connect" else 1)
+    assert script.alive == []
+
+
+@virtual_time
+async def test_a_second_close_joins_the_first_and_does_not_prolong_its_grace():
+    pool = Script().pool()
+    await pool.open()
+    lease = await pool.acquire()
+    began = now()
+    first = start(pool.close(timeout=5))
+    await asyncio.sleep(1)
+    first.cancel()
+    await pool.close(timeout=60)
+    assert now() - began == about(5)
+    assert first.cancelled()
+    pool.release(lease)
+
+
+@virtual_time
+async def test_a_close_during_an_outage_does_not_wait_for_the_server():
+    script = Script()
+    pool = script.pool(max_size=3)
+    await pool.open()
+    await fill(pool, 1)
+    script.kill()
+    script.hold("connect")
+    waiters = [start(pool.acquire()) for _ in range(5)]
+    await script.reached("connect")
+    began = now()
+    await pool.close()
+    assert now() - began == about(0)
+    assert all(isinstance(waiter.exception(), PoolClosedError) for waiter in waiters)

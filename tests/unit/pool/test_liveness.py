@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.unit.pool.scripted import Script, assert_whole, settle
+from tests.virtual_time import virtual_time
 
 
 async def several(pool, number):
@@ -15,6 +16,7 @@ async def several(pool, number):
         pool.release(lease)
 
 
+@virtual_time
 async def test_a_connection_known_to_be_dead_is_replaced_without_the_caller_noticing():
     async with (script := Script()).pool(max_size=1) as pool:
         await several(pool, 1)
@@ -24,6 +26,7 @@ async def test_a_connection_known_to_be_dead_is_replaced_without_the_caller_noti
         assert script.calls["ping"] == 0
 
 
+@virtual_time
 async def test_a_connection_is_pinged_only_after_it_was_idle_for_check_after():
     async with (script := Script()).pool(max_size=1, check_after=30) as pool:
         await several(pool, 1)
@@ -37,6 +40,7 @@ async def test_a_connection_is_pinged_only_after_it_was_idle_for_check_after():
         assert script.calls["ping"] == 1
 
 
+@virtual_time
 async def test_check_never_does_not_ping_and_check_always_pings_each_time():
     async with (script := Script()).pool(check="never", check_after=0) as pool:
         await several(pool, 1)
@@ -49,6 +53,7 @@ async def test_check_never_does_not_ping_and_check_always_pings_each_time():
 
 
 @pytest.mark.parametrize("how", ["raises", "returns False", "hangs"])
+@virtual_time
 async def test_a_connection_that_fails_its_ping_is_replaced(how):
     async with (script := Script()).pool(check="always", check_timeout=0.02) as pool:
         await several(pool, 1)
@@ -65,6 +70,7 @@ async def test_a_connection_that_fails_its_ping_is_replaced(how):
         assert script.made[0].closed
 
 
+@virtual_time
 async def test_after_one_dead_connection_the_idle_ones_are_checked_side_by_side():
     async with (script := Script()).pool(max_size=8, check_after=0) as pool:
         await several(pool, 6)
@@ -84,6 +90,7 @@ async def test_after_one_dead_connection_the_idle_ones_are_checked_side_by_side(
         assert len(script.made) == number + 1
 
 
+@virtual_time
 async def test_recovery_does_not_depend_on_how_many_connections_died():
     for number in (2, 8, 32):
         async with (script := Script()).pool(max_size=number) as pool:
@@ -97,6 +104,7 @@ async def test_recovery_does_not_depend_on_how_many_connections_died():
             assert script.calls["ping"] == 0
 
 
+@virtual_time
 async def test_check_now_pings_all_idle_connections_and_drops_the_dead():
     async with (script := Script()).pool(max_size=4) as pool:
         leases = [await pool.acquire() for _ in range(4)]
@@ -109,6 +117,7 @@ async def test_check_now_pings_all_idle_connections_and_drops_the_dead():
         await assert_whole(pool, script)
 
 
+@virtual_time
 async def test_idle_connections_above_the_minimum_are_closed_after_idle_timeout():
     async with (script := Script()).pool(max_size=4, min_size=1, idle_timeout=0.05) as pool:
         leases = [await pool.acquire() for _ in range(4)]
@@ -119,6 +128,7 @@ async def test_idle_connections_above_the_minimum_are_closed_after_idle_timeout(
         assert pool.stats().size == 1
 
 
+@virtual_time
 async def test_an_old_connection_is_replaced_when_it_is_not_in_use():
     async with (script := Script()).pool(max_size=1, max_lifetime=0.05) as pool:
         async with pool.acquire() as lease:
@@ -129,6 +139,7 @@ async def test_an_old_connection_is_replaced_when_it_is_not_in_use():
         assert script.made[0].closed
 
 
+@virtual_time
 async def test_a_hook_before_each_loan_runs_each_time_and_its_error_reaches_the_caller():
     prepared: list[int] = []
     fails = False
@@ -152,6 +163,7 @@ async def test_a_hook_before_each_loan_runs_each_time_and_its_error_reaches_the_
             assert lease.resource.number == 2
 
 
+@virtual_time
 async def test_a_hook_before_each_loan_is_no_reason_to_ping():
     async def prepare(resource):
         pass

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
-from tests.unit.pool.scripted import Script, settle, start, waiting
+import pytest
+
+from tests.unit.pool.scripted import Script, fill, now, settle, start, waiting
+from tests.virtual_time import virtual_time
 
 
 async def served(pool, order, name):
@@ -13,6 +17,7 @@ async def served(pool, order, name):
         await settle()
 
 
+@virtual_time
 async def test_waiters_are_served_in_the_order_in_which_they_came():
     order: list[int] = []
     async with Script().pool(max_size=1) as pool:
@@ -26,6 +31,7 @@ async def test_waiters_are_served_in_the_order_in_which_they_came():
     assert order == [0, 1, 2, 3, 4]
 
 
+@virtual_time
 async def test_a_newcomer_does_not_overtake_a_waiter_that_was_just_served():
     order: list[str] = []
     async with Script().pool(max_size=1) as pool:
@@ -39,6 +45,7 @@ async def test_a_newcomer_does_not_overtake_a_waiter_that_was_just_served():
     assert order == ["waiter", "newcomer"]
 
 
+@virtual_time
 async def test_a_task_that_acquires_again_and_again_starves_nobody():
     order: list[str] = []
 
@@ -57,6 +64,7 @@ async def test_a_task_that_acquires_again_and_again_starves_nobody():
     assert order.index("modest") == 1
 
 
+@virtual_time
 async def test_the_most_recently_used_connection_is_lent_first():
     async with Script().pool(max_size=3) as pool:
         leases = await asyncio.gather(*(pool.acquire() for _ in range(3)))
@@ -67,6 +75,7 @@ async def test_the_most_recently_used_connection_is_lent_first():
             assert lease.resource is last
 
 
+@virtual_time
 async def test_a_waiter_keeps_its_place_through_a_failed_check():
     script = Script()
     order: list[str] = []
@@ -84,6 +93,7 @@ async def test_a_waiter_keeps_its_place_through_a_failed_check():
     assert len(script.made) == 2
 
 
+@virtual_time
 async def test_a_waiter_keeps_its_place_through_a_failed_connect_when_others_are_in_use():
     script = Script()
     order: list[str] = []
@@ -100,6 +110,7 @@ async def test_a_waiter_keeps_its_place_through_a_failed_connect_when_others_are
     assert order == ["first", "second"]
 
 
+@virtual_time
 async def test_a_waiter_that_timed_out_does_not_swallow_the_connection():
     async with Script().pool(max_size=1) as pool:
         held = await pool.acquire()
@@ -109,3 +120,41 @@ async def test_a_waiter_that_timed_out_does_not_swallow_the_connection():
         pool.release(held)
         pool.release(await patient)
         assert isinstance(impatient.exception(), TimeoutError)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@virtual_time
+async def test_sixty_tasks_over_five_connections_wait_alike(seed):
+    dice = random.Random(seed)
+    waits: list[float] = []
+
+    async def work(pool, until):
+        while now() < until:
+            asked = now()
+            async with pool.acquire():
+                waits.append(now() - asked)
+                await asyncio.sleep(dice.uniform(0.0025, 0.0075))
+
+    async with Script().pool(max_size=5) as pool:
+        await asyncio.gather(*(work(pool, now() + 3) for _ in range(60)))
+    waits = sorted(waits[60:])  # without the first round, in which the line is formed
+    p50, p99 = waits[len(waits) // 2], waits[len(waits) * 99 // 100]
+    assert len(waits) > 2500
+    assert p99 / p50 <= 1.3
+    assert waits[0] > 0.5 * p50  # and nobody was let in before others
+
+
+@virtual_time
+async def test_a_newcomer_does_not_overtake_while_a_connection_is_checked_or_opened():
+    script = Script(connect=0.2, ping=0.2)
+    order: list[str] = []
+    async with script.pool(max_size=1, check="always") as pool:
+        await fill(pool, 1)
+        script.made[0].answers = False
+        first = asyncio.create_task(served(pool, order, "first"))
+        newcomers = []
+        for number in range(5):  # some come during the ping, some during the connect
+            await asyncio.sleep(0.07)
+            newcomers.append(asyncio.create_task(served(pool, order, f"newcomer {number}")))
+        await asyncio.gather(first, *newcomers)
+    assert order == ["first"] + [f"newcomer {number}" for number in range(5)]

@@ -8,9 +8,11 @@ import pytest
 
 from aiodbkit import ConfigurationError, PoolOverloadedError, PoolTimeoutError
 from aiodbkit.pool.stats import percentiles, recent_times
-from tests.unit.pool.scripted import Script, settle, start, waiting
+from tests.unit.pool.scripted import Script, about, settle, start, waiting
+from tests.virtual_time import virtual_time
 
 
+@virtual_time
 async def test_counters_are_exact():
     async with (script := Script()).pool(max_size=2, max_waiting=1) as pool:
         one, two = await asyncio.gather(pool.acquire(), pool.acquire())
@@ -36,6 +38,7 @@ async def test_counters_are_exact():
         assert stats.hold_time.count == 3
 
 
+@virtual_time
 async def test_a_timeout_says_who_holds_the_connections_and_what_to_do():
     async with Script().pool(max_size=1, name="orders") as pool:
         held = asyncio.Event()
@@ -48,7 +51,7 @@ async def test_a_timeout_says_who_holds_the_connections_and_what_to_do():
         holder = asyncio.create_task(hold(), name="report-job")
         await held.wait()
         with pytest.raises(PoolTimeoutError) as caught:
-            await pool.acquire(timeout=0.01)
+            await pool.acquire(timeout=2)
         holder.cancel()
         await settle()
     text = str(caught.value)
@@ -56,27 +59,6 @@ async def test_a_timeout_says_who_holds_the_connections_and_what_to_do():
     assert "1 of 1 in use" in text
     assert "task 'report-job' for" in text
     assert "raise max_size" in text
-
-
-async def test_a_task_that_waits_while_it_holds_a_connection_is_told_so():
-    async with Script().pool(max_size=2) as pool:
-        other = await start(pool.acquire())
-        async with pool.acquire():
-            with pytest.raises(PoolTimeoutError, match="while it holds one itself"):
-                await pool.acquire(timeout=0.01)
-        pool.release(other)
-
-
-async def test_an_overload_is_refused_at_once_with_the_numbers():
-    async with Script().pool(max_size=1, max_waiting=2, name="orders") as pool:
-        held = await pool.acquire()
-        waiters = [start(pool.acquire()) for _ in range(2)]
-        await waiting(pool, 2)
-        with pytest.raises(PoolOverloadedError, match="orders is overloaded: max_waiting=2"):
-            await pool.acquire()
-        pool.release(held)
-        for waiter in waiters:
-            pool.release(await waiter)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +78,7 @@ def test_a_bad_option_is_refused_by_name(options, complaint):
     assert complaint in str(caught.value)
 
 
+@virtual_time
 async def test_resizing_refuses_what_the_constructor_would():
     async with Script().pool(max_size=2) as pool:
         with pytest.raises(ConfigurationError, match="below min_size"):
@@ -118,3 +101,53 @@ def test_percentiles_are_those_of_the_latest_times():
 def test_an_empty_distribution_is_all_zeros():
     found = percentiles(recent_times())
     assert (found.count, found.p50, found.max) == (0, 0.0, 0.0)
+
+
+@virtual_time
+async def test_times_are_exact():
+    script = Script(connect=0.2)
+    async with script.pool(max_size=1) as pool:
+
+        async def hold(length):
+            async with pool.acquire():
+                await asyncio.sleep(length)
+
+        await asyncio.gather(hold(1), hold(2), hold(3))
+        stats = pool.stats()
+    assert (stats.wait_time.count, stats.hold_time.count, stats.connect_time.count) == (3, 3, 1)
+    assert stats.connect_time.max == about(0.2)
+    assert stats.wait_time.max == about(3.2)
+    assert stats.wait_time.p50 == about(1.2)
+    assert stats.hold_time.max == about(3)
+    assert stats.hold_time.mean == about(2)
+
+
+@virtual_time
+async def test_each_connection_is_counted_once_wherever_it_is():
+    script = Script(connect=1, ping=1, clean=1)
+
+    def counted():
+        stats = pool.stats()
+        assert stats.size == len(pool._keeper.slots)
+        return stats.size, stats.idle, stats.in_use, stats.waiting
+
+    async with script.pool(max_size=2, check="always") as pool:
+        assert counted() == (0, 0, 0, 0)
+        first = start(pool.acquire())
+        await waiting(pool, 1)
+        assert counted() == (1, 0, 0, 1)  # connecting
+        lease = await first
+        assert counted() == (1, 0, 1, 0)  # lent
+        lease.resource.dirty = True
+        pool.release(lease)
+        assert counted() == (1, 0, 0, 0)  # being cleaned
+        await asyncio.sleep(2)
+        assert counted() == (1, 1, 0, 0)  # idle
+        second = start(pool.acquire())
+        await waiting(pool, 1)
+        assert counted() == (1, 0, 0, 1)  # being checked
+        pool.release(await second)
+        assert counted() == (1, 1, 0, 0)
+    assert counted() == (0, 0, 0, 0)
+    stats = pool.stats()
+    assert (stats.opened, stats.closed, stats.acquired, stats.errors) == (1, 1, 2, 0)

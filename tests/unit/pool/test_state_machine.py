@@ -1,0 +1,211 @@
+"""Random acquires, releases, cancels, kills, resizes and clock steps keep the pool's promises.
+
+What they are stands in `tests.unit.pool.model`. The default run is the same each time; more, and
+each time others: ``AIODBKIT_TEST_EXAMPLES=5000 pytest tests/unit/pool/test_state_machine.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from tests.unit.pool.model import CALLS, World
+from tests.virtual_time import virtual_time_loop
+
+MORE = os.environ.get("AIODBKIT_TEST_EXAMPLES")
+
+some = st.integers(0, 30)  # which one of those that there are
+sizes = st.tuples(st.integers(0, 4), st.integers(1, 4)).map(lambda both: (min(both), both[1]))
+duration = st.sampled_from([0.0, 0.001, 0.02, 0.3])
+times = st.fixed_dictionaries({}, optional=dict.fromkeys(CALLS, duration))
+more_options = st.fixed_dictionaries(
+    {"check": st.sampled_from(["idle", "always", "never"])},
+    optional={
+        "max_waiting": st.integers(1, 4),
+        "max_uses": st.integers(1, 3),
+        "max_lifetime": st.sampled_from([2.0, 100.0]),
+        "idle_timeout": st.sampled_from([0.5, 10.0, None]),
+        "check_after": st.sampled_from([0.0, 1.0]),
+        "shed_after": st.sampled_from([0.01, 0.5]),
+        "acquire_timeout": st.sampled_from([0.0, 1.0, 200.0]),
+        "has_abort": st.just(True),
+    },
+)
+timeouts = st.sampled_from([None, 200.0, 1.0, 0.01, 0.0])
+steps = st.sampled_from([0.001, 0.02, 0.3, 1.0, 5.0, 70.0, 700.0])
+
+
+def has(state: str):
+    """Only where there is such a caller."""
+    return precondition(lambda machine: machine.world.of(state))
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """The steps; each is one event, and most are followed by no more than one turn of the loop."""
+
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._holding = ExitStack()
+        self.loop = self._holding.enter_context(virtual_time_loop())
+
+    @initialize(times=times, bounds=sizes, options=more_options)
+    def open(self, times, bounds, options):
+        smallest, largest = bounds
+        self.world = World(self.loop, times, {"min_size": smallest, "max_size": largest, **options})
+
+    def teardown(self) -> None:
+        with self._holding:
+            if hasattr(self, "world"):
+                try:
+                    self.world.end()
+                finally:
+                    self.world.leave()
+
+    def one(self, state: str, which: int):
+        """Return one of the callers in a state."""
+        callers = self.world.of(state)
+        return callers[which % len(callers)]
+
+    # Time
+
+    @rule(number=st.integers(1, 4))
+    def let_the_loop_turn(self, number):
+        self.world.turn(number)
+
+    @rule(seconds=steps)
+    def let_time_pass(self, seconds):
+        self.world.pass_time(seconds)
+        self.world.look_settled()
+
+    @rule()
+    def let_all_settle(self):
+        self.world.settle()
+        self.world.look_settled()
+
+    # Callers
+
+    @rule(number=st.integers(1, 5), timeout=timeouts, block=st.booleans())
+    def acquire(self, number, timeout, block):
+        for _ in range(number):
+            self.world.acquire(timeout, block=block)
+
+    @has("holding")
+    @rule(which=some)
+    def release(self, which):
+        holder = self.one("holding", which)
+        self.world.act(lambda: self.world.give_back(holder))
+
+    @has("holding")
+    @rule()
+    def release_all(self):
+        for holder in self.world.of("holding"):
+            self.world.act(lambda holder=holder: self.world.give_back(holder))
+
+    @precondition(lambda self: self.world.released)
+    @rule()
+    def release_again(self):
+        self.world.act(self.world.refuse_second_release)
+
+    @has("holding")
+    @rule(which=some)
+    def cancel_a_holder(self, which):
+        self.world.cancel(self.one("holding", which))
+
+    @has("waiting")
+    @rule(which=some)
+    def cancel_a_waiter(self, which):
+        self.world.cancel(self.one("waiting", which))
+
+    @has("new")
+    @rule(which=some)
+    def cancel_one_who_has_not_begun(self, which):
+        self.world.cancel(self.one("new", which))
+
+    @has("waiting")
+    @has("holding")
+    @rule(which=some, cancel_first=st.booleans())
+    def release_and_cancel_the_next_in_line_at_once(self, which, cancel_first):
+        holder, waiter = self.one("holding", which), self.one("waiting", 0)
+        steps = [lambda: self.world.give_back(holder), lambda: self.world.cancel(waiter)]
+        self.world.act(*(reversed(steps) if cancel_first else steps))
+
+    # Resources
+
+    @precondition(lambda self: self.world.stage.alive)
+    @rule(which=some, is_seen=st.booleans())
+    def kill_one(self, which, is_seen):
+        alive = self.world.stage.alive
+        self.world.kill(alive[which % len(alive)], is_seen=is_seen)
+
+    @precondition(lambda self: self.world.stage.alive)
+    @rule(is_seen=st.booleans())
+    def kill_all(self, is_seen):
+        for resource in self.world.stage.alive:
+            self.world.kill(resource, is_seen=is_seen)
+
+    @has("holding")
+    @rule(which=some)
+    def dirty_one(self, which):
+        self.one("holding", which).resource.dirty = True
+
+    @rule(call=st.sampled_from(CALLS), how=st.sampled_from(["fail", "hang"]), n=st.integers(1, 4))
+    def spoil_the_next_calls(self, call, how, n):
+        self.world.spoil(call, how, n)
+
+    # The pool
+
+    @rule(bounds=sizes)
+    def resize(self, bounds):
+        self.world.resize(*bounds)
+
+    @rule()
+    def expire(self):
+        self.world.control(self.world.pool.expire())
+
+    @rule()
+    def check(self):
+        self.world.control(self.world.pool.check())
+
+    @precondition(lambda self: self.world.era < 4)
+    @rule(timeout=st.sampled_from([0.0, 0.1, 10.0]))
+    def close(self, timeout):
+        self.world.close(timeout)
+
+    @precondition(lambda self: self.world.era)
+    @rule()
+    def reopen(self):
+        self.world.reopen()
+
+    @precondition(lambda self: self.world.controls)
+    @rule()
+    def cancel_what_was_asked_of_the_pool(self):
+        self.world.cancel_control()
+
+    @invariant()
+    def promises_are_kept(self):
+        if hasattr(self, "world"):
+            self.world.look()
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(
+    max_examples=int(MORE or 60),
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=MORE is None,
+    database=None,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
