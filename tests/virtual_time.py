@@ -23,7 +23,13 @@ from unittest.mock import patch
 
 P = ParamSpec("P")
 
-__all__ = ["NothingLeft", "run_in_virtual_time", "virtual_time"]
+__all__ = [
+    "NothingLeft",
+    "VirtualTimeLoop",
+    "run_in_virtual_time",
+    "virtual_time",
+    "virtual_time_loop",
+]
 
 
 class NothingLeft(BaseException):
@@ -42,6 +48,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time, in seconds."""
         return self._now
+
+    def turn(self) -> None:
+        """Run what is ready now, once; the clock stands still. For who drives the loop himself."""
+        self.call_soon(self.stop)
+        self.run_forever()
+
+    def pass_time(self, seconds: float) -> None:
+        """Run whatever happens within ``seconds``. For who drives the loop himself."""
+        self.call_later(seconds, self.stop)
+        self.run_forever()
 
     def _jump(self, timeout: float | None) -> Any:
         events = self._select(0)
@@ -79,6 +95,16 @@ def _clock(loop: VirtualTimeLoop) -> Iterator[None]:
     finally:
         for each in patches:
             each.stop()
+
+
+@contextmanager
+def virtual_time_loop() -> Iterator[VirtualTimeLoop]:
+    """Give a loop that the test drives itself, turn by turn; aiodbkit's clock is its meanwhile."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        with _clock(loop):
+            yield loop
 
 
 def run_in_virtual_time(main: Callable[[], Awaitable[Any]]) -> Any:

@@ -384,6 +384,15 @@ class PoolCore(Generic[R]):
         """A slot is gone."""
         self._dispatch()
 
+    def work_cancelled(self) -> None:
+        """Someone cancelled a task of the pool, as the end of a loop does with all tasks.
+
+        Those who still wait are served, but the minimum is left to the upkeep: a loop that ends
+        must not find new tasks.
+        """
+        if self._queue.first is not None:
+            self._dispatch()
+
     def connected(self, slot: Slot[R], took: float) -> None:
         """A connect succeeded; `slot_ready` follows."""
         now = monotonic()

@@ -50,6 +50,7 @@ class _Events(Protocol[R]):
 
     def slot_ready(self, slot: Slot[R], *, prepared: bool) -> None: ...
     def capacity_freed(self) -> None: ...
+    def work_cancelled(self) -> None: ...
     def connected(self, slot: Slot[R], took: float) -> None: ...
     def connect_failed(self, slot: Slot[R], error: BaseException) -> None: ...
     def check_failed(self) -> None: ...
@@ -110,14 +111,14 @@ class Keeper(Generic[R]):
         slot.predecessor = predecessor
         self.slots.add(slot)
         self.counts[SlotState.CONNECTING] += 1
-        return self._spawn_preparation(self._open(slot, report=report), "connect")
+        return self._prepare_by(self._open(slot, report=report), slot, "connect")
 
     def check(
         self, slot: Slot[R], *, ping: bool = True, prepare: bool = False
     ) -> asyncio.Task[None]:
         """Ping a slot, and prepare it for a loan, as asked for."""
         self.move(slot, SlotState.CHECKING)
-        return self._spawn_preparation(self._check(slot, ping=ping, prepare=prepare), "check")
+        return self._prepare_by(self._check(slot, ping=ping, prepare=prepare), slot, "check")
 
     def mend(self, slot: Slot[R]) -> None:
         """Clean a dirty slot; what cannot be cleaned is dropped."""
@@ -130,36 +131,53 @@ class Keeper(Generic[R]):
             self._events.capacity_freed()
             return
         self.move(slot, SlotState.CLEANING)
-        self.spawn(self._clean(slot, self._calls.clean), "clean")
+        self._work_on(slot, self._clean(slot, self._calls.clean), "clean")
 
     def retire(self, slot: Slot[R]) -> None:
         """Close a healthy resource politely; the slot counts until that is over."""
         self.move(slot, SlotState.CLOSING)
-        self.spawn(self._close(slot), "close")
+        self._work_on(slot, self._close(slot), "close")
 
     def drop(self, slot: Slot[R]) -> None:
         """Let go of a resource at once, without I/O."""
-        if slot.state is SlotState.GONE:
-            return
-        was_closing = slot.state is SlotState.CLOSING
+        self._let_go(slot)
+        if self._calls.abort is None:
+            # It knows only a polite close; no slot waits for it.
+            self.spawn(self._close_politely(slot.resource), "close")
+
+    def _let_go(self, slot: Slot[R]) -> None:
         self._remove(slot)
         self.closed += 1
         if self._calls.abort is not None:
             self._calls.abort(slot.resource)
-        elif not was_closing:
-            # It knows only a polite close; no slot waits for it.
-            self.spawn(self._close_politely(slot.resource), "close")
 
     def cancel_preparations(self) -> None:
         """Give up what is being opened or checked for callers that are there no more."""
         for task in self._preparations:
             task.cancel()
 
-    def _spawn_preparation(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = self.spawn(work, name)
+    def _prepare_by(
+        self, work: Coroutine[Any, Any, None], slot: Slot[R], name: str
+    ) -> asyncio.Task[None]:
+        task = self._work_on(slot, work, name)
         self._preparations.add(task)
         task.add_done_callback(self._preparations.discard)
         return task
+
+    def _work_on(
+        self, slot: Slot[R], work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
+        """Work on a slot in a task; cancelled, before its first line even, it loses no slot."""
+        task = self.spawn(work, name)
+        task.add_done_callback(lambda task: self._gave_up(slot) if task.cancelled() else None)
+        return task
+
+    def _gave_up(self, slot: Slot[R]) -> None:
+        if slot.state is SlotState.CONNECTING:
+            self._remove(slot)
+        elif slot.state in (SlotState.CHECKING, SlotState.CLEANING, SlotState.CLOSING):
+            self.drop(slot)
+        self._events.work_cancelled()
 
     async def end_tasks(self, grace: float) -> None:
         """Let all tasks end within ``grace`` seconds, then cancel them."""
@@ -279,7 +297,7 @@ class Keeper(Generic[R]):
         try:
             await self._close_politely(slot.resource)
         finally:
-            self.drop(slot)
+            self._let_go(slot)
             self._events.capacity_freed()
 
     async def _close_politely(self, resource: R) -> None:

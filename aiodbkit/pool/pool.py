@@ -9,7 +9,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from aiodbkit.errors import InterfaceError, PoolClosedError
+from aiodbkit.errors import CannotConnectError, InterfaceError, PoolClosedError
 from aiodbkit.options import PoolOptions, RetryPolicy, seconds
 from aiodbkit.pool import report
 from aiodbkit.pool.core import PoolState
@@ -103,8 +103,8 @@ class Pool(Upkeep[R], Generic[R]):
             self._refuse_unless_ended(self._loop)
         if self._state is PoolState.OPEN:
             return
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+        while self._closing is not None and not await _has_ended(self._begin_closing(0.0)):
+            pass
         self._forget()
         self._loop, self._thread = loop, get_ident()
         self._state = PoolState.OPEN
@@ -122,6 +122,8 @@ class Pool(Upkeep[R], Generic[R]):
         if openings:
             await asyncio.wait(openings)
         for opening in openings:
+            if opening.cancelled():
+                raise CannotConnectError(f"{self.name}: a task that was to connect was cancelled")
             opening.result()
 
     async def close(self, timeout: float = 10.0) -> None:
@@ -139,10 +141,11 @@ class Pool(Upkeep[R], Generic[R]):
             self._refuse_unless_ended(self._loop)
             self._state = PoolState.CLOSED
             return
-        await asyncio.shield(self._begin_closing(timeout))
+        while not await _has_ended(self._begin_closing(timeout)):
+            pass  # someone cancelled the closing itself
 
     def _begin_closing(self, grace: float) -> asyncio.Task[None]:
-        if self._closing is None:
+        if self._closing is None or self._closing.cancelled():
             self._state = PoolState.CLOSING
             for timer in (self._dispatch_timer, self._upkeep_timer):
                 if timer is not None:
@@ -236,3 +239,9 @@ class Pool(Upkeep[R], Generic[R]):
     ) -> asyncio.Task[Any]:
         """Run in a task of the pool what must end well whatever happens to the caller."""
         return self._keeper.spawn(work, name, context)
+
+
+async def _has_ended(task: asyncio.Task[None]) -> bool:
+    """Wait for a task, which goes on if its caller is cancelled; False if it was cancelled."""
+    await asyncio.wait([task])
+    return not task.cancelled() and task.result() is None
