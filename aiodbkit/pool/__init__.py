@@ -3,6 +3,15 @@
 from aiodbkit.pool.lease import Acquire, Lease, LooseLease
 from aiodbkit.pool.pool import Pool
 from aiodbkit.pool.slot import Slot
-from aiodbkit.pool.stats import Percentiles, PoolStats
+from aiodbkit.pool.stats import Measurement, Percentiles, PoolStats
 
-__all__ = ["Acquire", "Lease", "LooseLease", "Percentiles", "Pool", "PoolStats", "Slot"]
+__all__ = [
+    "Acquire",
+    "Lease",
+    "LooseLease",
+    "Measurement",
+    "Percentiles",
+    "Pool",
+    "PoolStats",
+    "Slot",
+]

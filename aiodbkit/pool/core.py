@@ -445,6 +445,7 @@ class PoolCore(Generic[R]):
         """Return a snapshot of the pool."""
         keeper = self._keeper
         return PoolStats(
+            name=self.name,
             size=len(keeper.slots),
             idle=len(self._idle),
             in_use=self.in_use,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Percentiles", "PoolStats", "percentiles", "recent_times"]
+__all__ = ["Measurement", "Percentiles", "PoolStats", "percentiles", "recent_times"]
 
 _KEPT = 4096
 
@@ -48,11 +50,21 @@ def percentiles(times: deque[float]) -> Percentiles:
     )
 
 
+class Measurement(NamedTuple):
+    """One figure under a name that monitoring knows: see `PoolStats.measurements`."""
+
+    name: str
+    unit: str
+    value: float
+    attributes: Mapping[str, str]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolStats:
     """A snapshot of a pool.
 
     Attributes:
+        name: the pool's name in messages.
         size: connections that count against ``max_size``: idle, in use, and those which the
             pool is opening, checking, cleaning or closing.
         idle, in_use: connections ready, and lent.
@@ -65,6 +77,7 @@ class PoolStats:
         wait_time, hold_time, connect_time: the latest times, in seconds.
     """
 
+    name: str
     size: int
     idle: int
     in_use: int
@@ -80,3 +93,36 @@ class PoolStats:
     wait_time: Percentiles
     hold_time: Percentiles
     connect_time: Percentiles
+
+    def measurements(self) -> Iterator[Measurement]:
+        """Yield the figures under OpenTelemetry's names for connection pools.
+
+        They are those of its semantic conventions for database clients. A time comes once for
+        each quantile, of the latest loans and connects; a loan without a wait is none of the
+        waits.
+        """
+        for name, unit, value, state in (
+            ("count", "{connection}", self.idle, "idle"),
+            ("count", "{connection}", self.in_use, "used"),
+            ("idle.max", "{connection}", self.max_size, None),
+            ("idle.min", "{connection}", self.min_size, None),
+            ("max", "{connection}", self.max_size, None),
+            ("pending_requests", "{request}", self.waiting, None),
+            ("timeouts", "{timeout}", self.timeouts, None),
+        ):
+            yield self._measurement(name, unit, value, "db.client.connection.state", state)
+        for name, times in (
+            ("create_time", self.connect_time),
+            ("wait_time", self.wait_time),
+            ("use_time", self.hold_time),
+        ):
+            for quantile, took in (("0.5", times.p50), ("0.95", times.p95), ("0.99", times.p99)):
+                yield self._measurement(name, "s", took, "quantile", quantile)
+
+    def _measurement(
+        self, name: str, unit: str, value: float, attribute: str, text: str | None
+    ) -> Measurement:
+        attributes = {"db.client.connection.pool.name": self.name}
+        if text is not None:
+            attributes[attribute] = text
+        return Measurement(f"db.client.connection.{name}", unit, value, attributes)

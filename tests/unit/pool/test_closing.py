@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from aiodbkit import InterfaceError, PoolClosedError
-from tests.unit.pool.scripted import Script, about, fill, now, settle, start, waiting
+from tests.unit.pool.scripted import Script, about, assert_whole, fill, now, settle, start, waiting
 from tests.virtual_time import virtual_time
 
 
@@ -275,3 +275,20 @@ async def test_a_close_during_an_outage_does_not_wait_for_the_server():
     await pool.close()
     assert now() - began == about(0)
     assert all(isinstance(waiter.exception(), PoolClosedError) for waiter in waiters)
+
+
+@virtual_time
+async def test_two_that_open_a_closing_pool_open_one_pool():
+    script = Script(connect=0.1, close=0.1)
+    pool = script.pool(min_size=2, max_size=2)
+    await pool.open()
+    closing = start(pool.close())
+    await settle()
+    await asyncio.gather(pool.open(), pool.open())
+    await closing
+    await asyncio.sleep(1)
+    stats = pool.stats()
+    assert (stats.size, stats.idle, len(script.alive)) == (2, 2, 2)
+    await assert_whole(pool, script)
+    await pool.close()
+    assert script.alive == []

@@ -151,3 +151,33 @@ async def test_each_connection_is_counted_once_wherever_it_is():
     assert counted() == (0, 0, 0, 0)
     stats = pool.stats()
     assert (stats.opened, stats.closed, stats.acquired, stats.errors) == (1, 1, 2, 0)
+
+
+@virtual_time
+async def test_the_figures_have_the_names_that_opentelemetry_gives_them():
+    script = Script(connect=0.2)
+    async with script.pool(min_size=2, max_size=4, name="orders") as pool:
+        async with pool.acquire():
+            await asyncio.sleep(3)
+        async with pool.acquire():
+            found = list(pool.stats().measurements())
+    assert all(each.attributes["db.client.connection.pool.name"] == "orders" for each in found)
+    assert {
+        (each.name.removeprefix("db.client.connection."), *list(each.attributes.values())[1:]): (
+            round(each.value, 6),
+            each.unit,
+        )
+        for each in found
+        if each.attributes.get("quantile") in (None, "0.99")
+    } == {
+        ("count", "idle"): (1, "{connection}"),
+        ("count", "used"): (1, "{connection}"),
+        ("idle.max",): (4, "{connection}"),
+        ("idle.min",): (2, "{connection}"),
+        ("max",): (4, "{connection}"),
+        ("pending_requests",): (0, "{request}"),
+        ("timeouts",): (0, "{timeout}"),
+        ("create_time", "0.99"): (0.2, "s"),
+        ("wait_time", "0.99"): (0, "s"),
+        ("use_time", "0.99"): (3, "s"),
+    }
