@@ -20,13 +20,15 @@ def refuse_overload(pool: PoolCore[Any], limit: float) -> None:
         PoolOverloadedError: more than ``max_waiting`` wait; or, with ``shed_after``, those who
             wait already will take longer than this caller has.
     """
+    most, sheds = pool.options.max_waiting, pool.options.shed_after is not None
+    if not (most or sheds):
+        return
     # Those for whom a connection is still to be opened do not count as waiting.
     waiting = len(pool._queue) - (pool.max_size - pool.in_use)
-    most = pool.options.max_waiting
     if most and waiting >= most:
         pool.overloads += 1
         raise report.overloaded(pool, most)
-    if pool.options.shed_after is None or waiting <= 0:
+    if not sheds or waiting <= 0:
         return
     expected = pool._pace.expected_wait(waiting, pool.in_use)
     if expected is not None and expected > limit:
@@ -39,7 +41,10 @@ def closes_a_circle(pool: PoolCore[Any], waiter: Waiter[Any]) -> bool:
 
     Only a holder that begins to wait can close the circle.
     """
-    if all(slot.holder is not waiter.task for slot in pool._keeper.slots):
+    for slot in pool._keeper.slots:
+        if slot.holder is waiter.task:
+            break
+    else:  # a loop of our own: it is run for each wait, and all() takes twice as long
         return False
     if pool._keeper.busy:  # a slot that the pool has in hand comes back by itself
         return False

@@ -94,6 +94,7 @@ class PoolCore(Generic[R]):
         self._acquired = self._timeouts = self.overloads = 0
         self._wait_times = recent_times()
         self._hold_times = recent_times()
+        self._note_hold = self._hold_times.append
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -133,10 +134,10 @@ class PoolCore(Generic[R]):
     async def wait(self, timeout: float | None = None) -> Slot[R]:
         """Stand in line for a slot; see `acquire`."""
         limit = self.options.acquire_timeout if timeout is None else timeout
-        self._refuse_unless_open()
+        loop = self._refuse_unless_open()
         refuse_overload(self, limit)
-        waiter: Waiter[R] = Waiter(asyncio.get_running_loop(), monotonic(), limit)
-        if not self._queue:
+        waiter: Waiter[R] = Waiter(loop, monotonic(), limit)
+        if not self._queue.waiters:
             self._shedder.nobody_waits()
         self._queue.join(waiter)
         if self._idle or len(self._keeper.slots) < self.max_size:
@@ -158,12 +159,14 @@ class PoolCore(Generic[R]):
                 self.give_back(future.result())
             raise
 
-    def _refuse_unless_open(self) -> None:
-        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+    def _refuse_unless_open(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and loop is not self._loop:
             self._refuse_unless_ended(self._loop)
         if self._state is not PoolState.OPEN:
             was = "was closed" if self.was_closed else "is not open"
             raise PoolClosedError(f"{self.name} {was}: `await pool.open()` first")
+        return loop
 
     def _timed_out(self, waiter: Waiter[R]) -> BaseException:
         self._timeouts += 1
@@ -175,9 +178,8 @@ class PoolCore(Generic[R]):
             return
         now = monotonic()
         held = now - slot.since
-        self._hold_times.append(held)
+        self._note_hold(held)
         slot.holder = None
-        slot.is_handed_out = False
         slot.since = now
         slot.uses_left -= 1
         if not slot.uses_left:

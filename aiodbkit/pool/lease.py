@@ -71,6 +71,7 @@ class Lease(Generic[R]):
             )
         self._past = slot
         self._slot = None
+        slot.is_handed_out = False
         return slot
 
     def _release(self) -> None:

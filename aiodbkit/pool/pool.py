@@ -105,7 +105,7 @@ class Pool(Upkeep[R], Generic[R]):
             return
         while self._closing is not None and not await _has_ended(self._begin_closing(0.0)):
             pass
-        if self._state is PoolState.OPEN:  # by another task that waited for the same closing
+        if self.is_open:  # by another task that waited for the same closing
             return
         self._forget()
         self._loop, self._thread = loop, get_ident()
