@@ -45,6 +45,10 @@ class ResourceCalls(Generic[R]):
         return self.is_closed is not None and self.is_closed(resource)
 
 
+# How long a ping may take before another connection is opened beside it, at least.
+_LEAST_PATIENCE = 0.05
+
+
 class _Events(Protocol[R]):
     """What the pool is told; all of it synchronous."""
 
@@ -239,6 +243,8 @@ class Keeper(Generic[R]):
             ) from error
 
     async def _check(self, slot: Slot[R], *, ping: bool, prepare: bool) -> None:
+        patience = max(_LEAST_PATIENCE, 2 * self.connect_times[-1]) if self.connect_times else 0.0
+        timer = asyncio.get_running_loop().call_later(patience, self._check_is_slow, slot)
         try:
             async with asyncio.timeout(self._options.check_timeout):
                 if ping and self._calls.ping is not None:
@@ -251,12 +257,19 @@ class Keeper(Generic[R]):
             if not isinstance(error, Exception):
                 raise
             return
+        finally:
+            timer.cancel()
         if ping:
             slot.seen_at = monotonic()
         if prepare:
             await self._prepare(slot)
         else:
             self._events.slot_ready(slot, prepared=False)
+
+    def _check_is_slow(self, slot: Slot[R]) -> None:
+        """Count on it no more: who waits for it is better served by a new connection."""
+        slot.fresh_until = 0.0
+        self._events.capacity_freed()
 
     async def _ping(self, resource: R) -> None:
         assert self._calls.ping is not None
