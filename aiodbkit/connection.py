@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import Context
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from aiodbkit.pool import LooseLease, Slot
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction
 from aiodbkit.turns import Turns
-from aiodbkit.verbs import Verbs
+from aiodbkit.verbs import Turn, Verbs, time_left, waited
 
 if TYPE_CHECKING:
     from aiodbkit.blocks import TransactionBlock
@@ -122,9 +123,27 @@ class Connection(LooseLease[DriverConnection], Verbs):
         self._turns.taken = True
         return self._turn
 
-    async def _wait(self, limit: float | None = None) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None) -> Turn:
+        since = monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                await self._wait_for_turn()
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            raise QueryTimeoutError(
+                f"another statement, or what one had left to be ended, kept the connection busy "
+                f"for {limit:g} s: nothing was sent"
+            ) from error
+        try:
+            return waited(self._turn, limit, time_left(limit, since))
+        except QueryTimeoutError:
+            self._pass_turn_on()
+            raise
+
+    async def _wait_for_turn(self) -> None:
         asked_in = self._innermost
-        await self._take_turn(limit)
+        await self._take_turn()
         try:
             # All may have changed while this task stood in line.
             self._refuse_if_ended()
@@ -136,13 +155,12 @@ class Connection(LooseLease[DriverConnection], Verbs):
         except BaseException:
             self._pass_turn_on()
             raise
-        return self._turn
 
     def _control(self) -> _Control:
         """A turn for the end of a transaction: also in one that takes no more statements."""
         return _Control(self)
 
-    async def _take_turn(self, limit: float | None = None) -> None:
+    async def _take_turn(self) -> None:
         task = asyncio.current_task()
         if self._turns.taken and self._driver.feeder is task:
             raise InterfaceError(
@@ -156,13 +174,7 @@ class Connection(LooseLease[DriverConnection], Verbs):
                 "both in one transaction (not on MySQL), or use another connection for the "
                 "statement: db.execution_context(transaction=False)"
             )
-        try:
-            async with asyncio.timeout(limit):
-                await self._turns.take()
-        except TimeoutError as error:
-            raise QueryTimeoutError(
-                f"another statement kept the connection busy for {limit} s: nothing was sent"
-            ) from error
+        await self._turns.take()
 
     def _pass_turn_on(self) -> None:
         self._turns.pass_on()
@@ -196,8 +208,18 @@ class Connection(LooseLease[DriverConnection], Verbs):
 
     async def _clear(self, litter: Callable[[], Awaitable[None]]) -> None:
         """Close what a stream left open; interrupted, it stays for the next one to close."""
+        limit = self._pool.options.reset_timeout
         try:
-            await litter()
+            await _within(limit, litter)
+        except TimeoutError as error:
+            if not isinstance(error, Error):
+                self._driver.abort()
+                raise ConnectionLostError(
+                    f"the end of an iterate() that had been dropped was not answered within "
+                    f"reset_timeout={limit:g} s, and the connection was closed"
+                ) from error
+            self._litter.remove(litter)
+            raise
         except BaseException as error:
             self._note_failure(error)
             if isinstance(error, Error):
@@ -212,9 +234,17 @@ class Connection(LooseLease[DriverConnection], Verbs):
         """
         limit = self._pool.options.reset_timeout
         if self._recovery is None or self._recovery.done():
-            self._recovery = self._spawn_work(_within(limit, self._driver.recover()))
+            self._recovery = self._spawn_work(_within(limit, self._driver.recover))
+        recovery = self._recovery
+        await asyncio.wait([recovery])
+        if recovery.cancelled():
+            self._driver.abort()
+            raise ConnectionLostError(
+                "the task that was to bring the connection back in step was cancelled, so it was "
+                "closed"
+            )
         try:
-            await asyncio.shield(self._recovery)
+            recovery.result()
         except TimeoutError as error:
             self._driver.abort()
             raise ConnectionLostError(
@@ -360,8 +390,10 @@ class Connection(LooseLease[DriverConnection], Verbs):
     ) -> Stream[Any]:
         return Stream(self, sql, params, into, batch_size, timeout)
 
-    async def _connection_for_stream(self) -> tuple[Connection, bool]:
-        return self, False
+    async def _connection_for_stream(
+        self, limit: float | None
+    ) -> tuple[Connection, bool, float | None]:
+        return self, False, limit
 
     @property
     def _capabilities(self) -> Capabilities:
@@ -421,6 +453,6 @@ class _Control:
         self._connection._turn.__exit__(exc_type, exc, traceback)
 
 
-async def _within(limit: float, work: Awaitable[Any]) -> None:
+async def _within(limit: float, work: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(limit):
-        await work
+        await work()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from operator import attrgetter
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, get_type_hints
 
@@ -12,7 +13,13 @@ from aiodbkit._text import listed, near
 from aiodbkit.blocks import ConnectionBlock, ExecutionContext, TransactionBlock
 from aiodbkit.connection import Connection
 from aiodbkit.driver import Capabilities, Driver, DriverConnection, Params
-from aiodbkit.errors import ConfigurationError, Error, InterfaceError, PoolClosedError
+from aiodbkit.errors import (
+    ConfigurationError,
+    Error,
+    InterfaceError,
+    PoolClosedError,
+    QueryTimeoutError,
+)
 from aiodbkit.options import (
     ChildTasks,
     ConnectionHook,
@@ -30,7 +37,7 @@ from aiodbkit.scope import current_connection
 from aiodbkit.stream import Stream
 from aiodbkit.turns import Turns
 from aiodbkit.url import convert_option, parse_url
-from aiodbkit.verbs import Verbs
+from aiodbkit.verbs import Turn, Verbs, time_left, waited
 
 if TYPE_CHECKING:
     from typing import Self
@@ -82,7 +89,7 @@ class EnginePool(Pool[DriverConnection]):
 
     async def wait(self, timeout: float | None = None) -> Slot[DriverConnection]:
         """Stand in line for a slot; see `acquire`."""
-        if not self.is_open:
+        if not self.is_open or self._engine._opening.taken:
             await self._engine._connect_by_itself()
         return await super().wait(timeout)
 
@@ -214,7 +221,7 @@ class Engine(Verbs):
             InterfaceError: it is open in another event loop.
         """
         pool = self.pool
-        if pool.is_open:
+        if pool.is_open and not self._opening.taken:
             return
         await self._opening.take()
         try:
@@ -368,12 +375,25 @@ class Engine(Verbs):
     def _take_from_deferred(self) -> None:
         _ = self.pool  # refuses
 
-    async def _wait(self, limit: float | None) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None) -> Turn:
         connection = current_connection(self)
         if connection is not None:
             return await connection._wait(limit)
+        slot, left = await self._wait_for_slot(limit)
+        return waited(slot, limit, left)
+
+    async def _wait_for_slot(
+        self, limit: float | None
+    ) -> tuple[Slot[DriverConnection], float | None]:
+        """Stand in line for as long as ``limit`` allows; return what is left of it, too."""
+        since = monotonic()
         longest = self.pool_options.acquire_timeout
-        return await self.pool.wait(longest if limit is None else min(limit, longest))
+        slot = await self.pool.wait(longest if limit is None else min(limit, longest))
+        try:
+            return slot, time_left(limit, since)
+        except QueryTimeoutError:
+            self.pool.give_back(slot)
+            raise
 
     async def _borrow(self) -> Connection:
         pool = self.pool
@@ -384,11 +404,16 @@ class Engine(Verbs):
     ) -> Stream[Any]:
         return Stream(self, sql, params, into, batch_size, timeout)
 
-    async def _connection_for_stream(self) -> tuple[Connection, bool]:
+    async def _connection_for_stream(
+        self, limit: float | None
+    ) -> tuple[Connection, bool, float | None]:
         connection = current_connection(self)
         if connection is not None:
-            return connection, False
-        return await self._borrow(), True
+            return connection, False, limit
+        slot, left = self._take(), limit
+        if slot is None:
+            slot, left = await self._wait_for_slot(limit)
+        return self.pool.lend(slot), True, left
 
     # What the pool does with a connection
 

@@ -8,7 +8,7 @@ closed; elsewhere it takes a turn for each batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from enum import Enum, auto
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class StreamState(Enum):
@@ -64,6 +65,7 @@ class Stream(Generic[T]):
         self._fetching = False
         self._is_cut = False
         self._has_failed = False
+        self._deadline: float | None = None  # of a batch that had to wait for its connection
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __aiter__(self) -> Stream[T]:
@@ -87,7 +89,12 @@ class Stream(Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except Error as failure:
+            if exc is None:
+                raise
+            exc.add_note(f"and then its iterate() could not be closed: {failure}")
 
     async def aclose(self) -> None:
         """Close the cursor and give the connection back. Safe to call again."""
@@ -102,16 +109,37 @@ class Stream(Generic[T]):
         self._rows = iter(())
         try:
             if self._keeps_turn:
-                await self._closing()
+                await self._close_in_time(connection)
             else:
-                with connection._use() or await connection._wait():
-                    await self._closing()
+                if (turn := connection._use()) is None:
+                    turn, _ = await connection._wait(None)
+                with turn:
+                    await self._close_in_time(connection)
         except BaseException as error:
             connection._note_failure(error)
-            connection._litter.append(self._closing)
+            if self._closing.has_work:
+                connection._litter.append(self._closing)
             raise
         finally:
             self._let_go()
+
+    async def _close_in_time(self, connection: Connection) -> None:
+        """Close the cursor; a server that does not answer that ends the connection."""
+        limit = connection._pool.options.reset_timeout
+        if self._closing.ends_transaction and self._timeout is not None:
+            limit = self._timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self._closing()
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            self._closing.abort()
+            raise QueryTimeoutError(
+                f"the end of the iteration was not answered within {limit:g} s, and its "
+                "connection was closed",
+                query=self._sql,
+            ) from error
 
     # Fetching
 
@@ -143,6 +171,7 @@ class Stream(Generic[T]):
             raise
         finally:
             self._fetching = False
+            self._deadline = None
             if self._is_cut:
                 self._abandon()
         if not rows:
@@ -154,26 +183,29 @@ class Stream(Generic[T]):
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        connection, self._owned = await self._source._connection_for_stream()
+        connection, self._owned, left = await self._source._connection_for_stream(self._timeout)
+        self._note_wait(left)
         self._connection = connection
         self._state = StreamState.OPEN
         can = connection._capabilities
         closing = self._closing
-        with connection._use() or await connection._wait() as driver:
+        if (turn := connection._use()) is None:
+            turn, left = await connection._wait(self._limit)
+            self._note_wait(left)
+        with turn as driver:
             closing.driver = driver
             if can.cursor_needs_transaction and not driver.in_transaction:
                 await self._begin(driver)
                 closing.ends_transaction = True
-            closing.cursor = await driver.open_cursor(
-                self._sql, self._params, self._timeout, self._batch_size
-            )
+            opening = driver.open_cursor(self._sql, self._params, self._timeout, self._batch_size)
+            closing.cursor = await (self._in_time(opening) if self._deadline else opening)
             if self._owned or closing.ends_transaction or can.cursor_is_exclusive:
                 connection._keep_turn(self)
                 self._keeps_turn = True
 
     async def _begin(self, driver: DriverConnection) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._limit):
                 await driver.begin(TransactionOptions())
         except TimeoutError as error:
             if isinstance(error, Error):
@@ -189,15 +221,47 @@ class Stream(Generic[T]):
         assert connection is not None
         assert cursor is not None
         if not self._keeps_turn:
-            with connection._use() or await connection._wait():
-                return await cursor.fetch()
+            if (turn := connection._use()) is None:
+                turn, left = await connection._wait(self._limit)
+                self._note_wait(left)
+            with turn:
+                return await (self._in_time(cursor.fetch()) if self._deadline else cursor.fetch())
         if connection._has_ended:
             raise connection._refusal("used")
         try:
-            return await cursor.fetch()
+            return await (self._in_time(cursor.fetch()) if self._deadline else cursor.fetch())
         except BaseException as error:
             connection._note_failure(error)
             raise
+
+    # The driver gives each of its calls the time of a whole batch. A batch that had to wait for its
+    # connection has less, and only then a deadline of its own.
+
+    @property
+    def _limit(self) -> float | None:
+        """Seconds that are left for the batch."""
+        if self._deadline is None:
+            return self._timeout
+        return max(self._deadline - asyncio.get_running_loop().time(), 0.0)
+
+    def _note_wait(self, left: float | None) -> None:
+        if left is not None and left != self._timeout:
+            self._deadline = asyncio.get_running_loop().time() + left
+
+    async def _in_time(self, work: Awaitable[V]) -> V:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await work
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            assert self._closing.driver is not None
+            self._closing.driver.suspect = True
+            raise QueryTimeoutError(
+                f"the statement did not finish within timeout={self._timeout} s, of which the wait "
+                "for its connection took a part",
+                query=self._sql,
+            ) from error
 
     # Letting go
 
@@ -248,6 +312,12 @@ class _Closing:
     @property
     def has_work(self) -> bool:
         return self.cursor is not None or self.ends_transaction
+
+    def abort(self) -> None:
+        """Give up the connection: that ends the cursor, and its transaction, as well."""
+        self.cursor, self.ends_transaction = None, False
+        if self.driver is not None:
+            self.driver.abort()
 
     async def __call__(self) -> None:
         if self.cursor is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from enum import Enum, auto
 from types import TracebackType
@@ -22,6 +22,7 @@ from aiodbkit.errors import (
     Error,
     InterfaceError,
     InternalError,
+    OperationalError,
     QueryTimeoutError,
     TransactionScopeError,
 )
@@ -119,16 +120,19 @@ class Transaction:
         if self._parent is not None:
             self._refuse_other_task(self._parent)
             self._refuse_other_options()
-        with self._connection._use() or await self._connection._wait() as driver:
+        limit = self._connection._command_timeout
+        if (turn := self._connection._use()) is None:
+            turn, limit = await self._connection._wait(limit)
+        with turn as driver:
             if self._parent is not None:
-                await self._savepoint(driver)
+                await self._savepoint(driver, limit)
             elif driver.in_transaction:
                 raise TransactionScopeError(
                     "a transaction that was begun by an SQL statement is still open on this "
                     "connection: use transaction() or begin() for it, so that its end is known"
                 )
             else:
-                await self._begin_outermost(driver)
+                await self._in_time(driver, limit, "BEGIN", driver.begin(self._options))
         self.state = TransactionState.ACTIVE
         self._connection._innermost = self
 
@@ -147,10 +151,14 @@ class Transaction:
         self._is_finishing = True
         work = self._connection._spawn_work(self._finish(commit=commit and not inner_is_open))
         try:
-            await asyncio.shield(work)
+            await asyncio.wait([work])
         except asyncio.CancelledError:
             self._detach(work)
             raise
+        if work.cancelled():
+            self._end_cancelled(commit=commit)
+        else:
+            work.result()
         if inner_is_open and commit:
             raise TransactionScopeError(
                 "a nested transaction was still open when the one around it ended, so all was "
@@ -179,6 +187,22 @@ class Transaction:
         if self.state is TransactionState.ACTIVE and not self._is_finishing:
             self._cut_short = reason
             self._ended(TransactionState.ROLLED_BACK)
+
+    def _end_cancelled(self, *, commit: bool) -> None:
+        """Someone cancelled the task that was to end it: closing the connection ends it, too."""
+        reason = ConnectionLostError("the task that was to end the transaction was cancelled")
+        self._connection._driver.abort()
+        self.doom(reason)
+        if not commit:
+            self._ended(TransactionState.ROLLED_BACK)
+            return
+        self.state = TransactionState.LOST
+        if self._parent is not None:
+            raise self._gone("the nested one is gone with it", reason)
+        raise CommitUnknownError(
+            "the task that was to commit was cancelled: whether COMMIT took effect is unknown",
+            query="COMMIT",
+        )
 
     def _detach(self, work: asyncio.Task[Any]) -> None:
         """The caller is gone: the ending goes on by itself, from now on with a deadline."""
@@ -219,8 +243,16 @@ class Transaction:
 
     async def run_hooks(self) -> None:
         """Run what has become due, all of it, whatever happens to the caller meanwhile."""
-        if self._due:
-            await asyncio.shield(self._start_hooks())
+        if not self._due:
+            return
+        hooks = self._start_hooks()
+        await asyncio.wait([hooks])
+        if hooks.cancelled():
+            raise OperationalError(
+                "the hooks of a transaction were cancelled, so not all have run; the transaction "
+                f"has ended: {self.state.name.lower().replace('_', ' ')}"
+            )
+        hooks.result()
 
     def _start_hooks(self) -> asyncio.Task[Any]:
         """Run the hooks in a task of the pool, in the caller's context and scope."""
@@ -297,30 +329,37 @@ class Transaction:
 
     async def _roll_back(self, driver: DriverConnection) -> None:
         """Roll back; a connection that cannot even do that is discarded, which does it too."""
+        limit = self._connection._pool.options.reset_timeout
         try:
             if not driver.is_closed and driver.in_transaction:
-                await driver.rollback()
-        except Error as error:
-            logger.info("a rollback failed, the connection is discarded: %s", error)
+                async with asyncio.timeout(limit):
+                    await driver.rollback()
+        except (Error, TimeoutError) as error:
+            reason = error if isinstance(error, Error) else f"no answer within {limit:g} s"
+            logger.info("a rollback failed, the connection is discarded: %s", reason)
             driver.abort()
         self._ended(TransactionState.ROLLED_BACK)
 
-    async def _begin_outermost(self, driver: DriverConnection) -> None:
-        limit = self._connection._command_timeout
+    async def _in_time(
+        self, driver: DriverConnection, limit: float | None, statement: str, work: Awaitable[None]
+    ) -> None:
+        """Await a statement of ours for what is left of the engine's ``command_timeout``."""
         try:
             async with asyncio.timeout(limit):
-                await driver.begin(self._options)
+                await work
         except TimeoutError as error:
             if isinstance(error, Error):
                 raise
             driver.suspect = True
+            longest = self._connection._command_timeout
             raise QueryTimeoutError(
-                f"BEGIN was not answered within command_timeout={limit} s", query="BEGIN"
+                f"{statement} was not answered within command_timeout={longest} s", query=statement
             ) from error
 
-    async def _savepoint(self, driver: DriverConnection) -> None:
+    async def _savepoint(self, driver: DriverConnection, limit: float | None) -> None:
         with self._dooming():
-            await driver.savepoint(self._name)
+            work = driver.savepoint(self._name)
+            await self._in_time(driver, limit, f"SAVEPOINT {self._name}", work)
 
     async def _finish_savepoint(self, parent: Transaction, *, commit: bool) -> None:
         lost = self._reason_lost()
@@ -329,12 +368,14 @@ class Transaction:
             if commit:
                 raise self._gone("the nested one is gone with it", lost)
             return
+        name, limit = self._name, self._connection._command_timeout
         with self._dooming():
             async with self._connection._control() as driver:
                 if commit:
-                    await driver.release_savepoint(self._name)
+                    statement, work = f"RELEASE SAVEPOINT {name}", driver.release_savepoint(name)
                 else:
-                    await driver.rollback_to_savepoint(self._name)
+                    statement, work = f"ROLLBACK TO {name}", driver.rollback_to_savepoint(name)
+                await self._in_time(driver, limit, statement, work)
         if commit:
             self.state = TransactionState.COMMITTED
             parent._commit_hooks += self._commit_hooks

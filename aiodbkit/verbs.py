@@ -2,8 +2,8 @@
 
 Whoever has the verbs says where a statement runs: `_use` returns, without awaiting, a context
 manager that yields the driver's connection for one statement, or None when there is something to
-wait for, and then `_wait` waits. Two frames of ours stand on the driver's call: a verb and the
-backend's method.
+wait for, and then `_wait` waits, and says how much of the time is left. Two frames of ours stand
+on the driver's call: a verb and the backend's method.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from aiodbkit.driver import DriverConnection, ExecuteResult, Params
-from aiodbkit.errors import ProgrammingError
+from aiodbkit.errors import ProgrammingError, QueryTimeoutError
 from aiodbkit.inserting import rows_in_order
 from aiodbkit.options import count, seconds
 from aiodbkit.rows import Row, column_values, converter, first_row, make_rows, value
@@ -22,20 +24,23 @@ from aiodbkit.rows import Row, column_values, converter, first_row, make_rows, v
 if TYPE_CHECKING:
     from aiodbkit.stream import Stream
 
-__all__ = ["Verbs"]
+__all__ = ["Turn", "Verbs", "time_left", "waited"]
 
 T = TypeVar("T")
 
 Into = type[T] | Callable[[Row], T]
 
+# What yields the driver's connection for one statement, and the seconds that are left for it.
+Turn: TypeAlias = tuple[AbstractContextManager[DriverConnection], float | None]
+
 
 class Verbs:
     """Statements. Every verb takes ``timeout`` in seconds; None is the engine's default.
 
-    The time covers the statement, and a wait for its connection as well: whichever is longer.
+    The time counts once: what a wait for the connection took is not there for the statement.
 
     Raises (all of them):
-        QueryTimeoutError: past ``timeout``; the statement was cancelled at the server.
+        QueryTimeoutError: past ``timeout``; the statement was cancelled at the server, or not sent.
         ProgrammingError: wrong SQL, missing or unused parameters.
         PoolTimeoutError: no connection within ``timeout`` or ``acquire_timeout``.
         InterfaceError: used before it was opened or after it was closed.
@@ -49,7 +54,7 @@ class Verbs:
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
         raise NotImplementedError
 
-    async def _wait(self, limit: float | None) -> AbstractContextManager[DriverConnection]:
+    async def _wait(self, limit: float | None) -> Turn:
         raise NotImplementedError
 
     def _stream(
@@ -68,7 +73,9 @@ class Verbs:
     ) -> ExecuteResult:
         """Run one statement and return what it did."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             return await driver.execute(sql, params, limit)
 
     async def execute_many(
@@ -90,13 +97,17 @@ class Verbs:
                 query=sql,
             )
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             return await driver.execute_many(sql, listed, limit)
 
     async def execute_script(self, sql: str, *, timeout: float | None = None) -> None:
         """Run several statements, without parameters."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             await driver.execute_script(sql, limit)
 
     @overload
@@ -121,7 +132,9 @@ class Verbs:
     ) -> Any:
         """Return all rows, as `Row` or as ``into`` makes them."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             columns, rows = await driver.fetch(sql, params, limit)
         if not rows:
             return []
@@ -151,7 +164,9 @@ class Verbs:
     ) -> Any:
         """Return the first row, or None when there is none."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             columns, rows = await driver.fetch(sql, params, limit, 1)
         if not rows:
             return None
@@ -169,7 +184,9 @@ class Verbs:
     ) -> Any:
         """Return one value of the first row, or None when there is no row."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             columns, rows = await driver.fetch(sql, params, limit, 1)
         return value(columns, rows, column)
 
@@ -183,7 +200,9 @@ class Verbs:
     ) -> list[Any]:
         """Return the values of one column."""
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             columns, rows = await driver.fetch(sql, params, limit)
         return column_values(columns, rows, column)
 
@@ -259,9 +278,63 @@ class Verbs:
         if not names:
             return 0
         limit = self._limit(timeout)
-        with self._use() or await self._wait(limit) as driver:
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
             driver.feeder = asyncio.current_task()
             try:
                 return await driver.insert_many(table, names, values, limit)
             finally:
                 driver.feeder = None
+
+
+class _Waited:
+    """A turn that had to be waited for: a statement that then runs out of time tells of it."""
+
+    __slots__ = ("_left", "_limit", "_turn")
+
+    def __init__(
+        self, turn: AbstractContextManager[DriverConnection], limit: float, left: float
+    ) -> None:
+        self._turn = turn
+        self._limit = limit
+        self._left = left
+
+    def __enter__(self) -> DriverConnection:
+        return self._turn.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, QueryTimeoutError):
+            took = self._limit - self._left
+            exc.add_note(f"the wait for the connection took {took:.3f} s of the {self._limit:g} s")
+        self._turn.__exit__(exc_type, exc, traceback)
+
+
+def waited(
+    turn: AbstractContextManager[DriverConnection], limit: float | None, left: float | None
+) -> Turn:
+    """Return what `_wait` returns: the turn, and the seconds that are left for its statement."""
+    if limit is None or left is None:
+        return turn, None
+    return _Waited(turn, limit, left), left
+
+
+def time_left(limit: float | None, since: float) -> float | None:
+    """Return what a wait that began at ``since`` has left of ``limit``, rounded to be read.
+
+    Raises:
+        QueryTimeoutError: nothing.
+    """
+    if limit is None:
+        return None
+    left = round(limit - (monotonic() - since), 3)
+    if left <= 0.0:
+        raise QueryTimeoutError(
+            f"the wait for the connection took all of the {limit:g} s: nothing was sent"
+        )
+    return left

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,12 +37,24 @@ class NothingLeft(BaseException):
     """Every task waits for something that cannot happen: a lost wake-up, a deadlock."""
 
 
+class _NumberedTask(asyncio.Task[Any]):
+    """A set of tasks has the same order in each run: by itself a task's hash is its address."""
+
+    def __init__(self, number: int, *args: Any, **options: Any) -> None:
+        self._number = number  # first: the other __init__ puts the task into a set
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock moves only when there is nothing else to do."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 1_000.0
+        self.turns = 0  # how often it has run what was ready
         self._select = self._selector.select  # type: ignore[attr-defined]
         self._selector.select = self._jump  # type: ignore[attr-defined]
 
@@ -54,12 +67,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.call_soon(self.stop)
         self.run_forever()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to run before the clock moves."""
+        timers = self._scheduled  # type: ignore[attr-defined]
+        return not self._ready and not (timers and timers[0].when() <= self._now)  # type: ignore[attr-defined]
+
     def pass_time(self, seconds: float) -> None:
         """Run whatever happens within ``seconds``. For who drives the loop himself."""
         self.call_later(seconds, self.stop)
         self.run_forever()
 
     def _jump(self, timeout: float | None) -> Any:
+        self.turns += 1
         events = self._select(0)
         if events or timeout == 0:
             return events
@@ -103,6 +123,10 @@ def virtual_time_loop() -> Iterator[VirtualTimeLoop]:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, VirtualTimeLoop)
+        numbers = itertools.count()
+        loop.set_task_factory(
+            lambda loop, work, **more: _NumberedTask(next(numbers), work, loop=loop, **more)
+        )
         with _clock(loop):
             yield loop
 

@@ -87,6 +87,7 @@ class PoolCore(Generic[R]):
         self._queue: WaitQueue[R] = WaitQueue(self._timed_out)
         self._pace = Pace(self._connect_retry)
         self._shedder = Shedder(self.options.shed_after)
+        self._failed_to_open = False  # closed by `open` itself, not by `close`
         self._failure: BaseException | None = None  # why the latest connect failed
         self._dispatch_timer: asyncio.TimerHandle | None = None
         self._upkeep_timer: asyncio.TimerHandle | None = None
@@ -104,7 +105,8 @@ class PoolCore(Generic[R]):
     @property
     def was_closed(self) -> bool:
         """Whether `close` was called and no `open` since."""
-        return self._state in (PoolState.CLOSING, PoolState.CLOSED)
+        is_closed = self._state in (PoolState.CLOSING, PoolState.CLOSED)
+        return is_closed and not self._failed_to_open
 
     # Lending
 

@@ -79,7 +79,7 @@ class Keeper(Generic[R]):
         self._events = events
         self._tasks: set[asyncio.Task[Any]] = set()
         self._preparations: set[asyncio.Task[Any]] = set()
-        self.slots: set[Slot[R]] = set()
+        self.slots: dict[Slot[R], None] = {}  # an ordered set: the oldest first
         self.counts = [0] * (max(SlotState) + 1)  # exact for all but IDLE and LENT
         self._removed = asyncio.Event()
         self.opened = self.closed = self.errors = 0
@@ -113,7 +113,7 @@ class Keeper(Generic[R]):
         """
         slot: Slot[R] = Slot(self._events)
         slot.predecessor = predecessor
-        self.slots.add(slot)
+        self.slots[slot] = None
         self.counts[SlotState.CONNECTING] += 1
         return self._prepare_by(self._open(slot, report=report), slot, "connect")
 
@@ -324,14 +324,14 @@ class Keeper(Generic[R]):
 
     def _remove(self, slot: Slot[R]) -> None:
         self.move(slot, SlotState.GONE)
-        self.slots.discard(slot)
+        self.slots.pop(slot, None)
         self._removed.set()
 
     async def wait_until_gone(self, slots: Iterable[Slot[R]], timeout: float | None) -> None:
         """Return when none of ``slots`` is left, or after ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                while not self.slots.isdisjoint(slots):
+                while not self.slots.keys().isdisjoint(slots):
                     self._removed.clear()
                     await self._removed.wait()
         except TimeoutError:

@@ -114,6 +114,7 @@ class Pool(Upkeep[R], Generic[R]):
             policy = self._connect_retry or RetryPolicy(max_retries=0)
             await run_with_retry(policy, self._open_minimum)
         except BaseException:
+            self._failed_to_open = self._state is PoolState.OPEN
             self._begin_closing(0.0)
             raise
         self._keep_up()
@@ -124,6 +125,8 @@ class Pool(Upkeep[R], Generic[R]):
         if openings:
             await asyncio.wait(openings)
         for opening in openings:
+            if opening.cancelled() and self.was_closed:
+                raise PoolClosedError(f"{self.name} was closed while it was opening")
             if opening.cancelled():
                 raise CannotConnectError(f"{self.name}: a task that was to connect was cancelled")
             opening.result()
@@ -135,6 +138,7 @@ class Pool(Upkeep[R], Generic[R]):
         the closing goes on by itself.
         """
         seconds("timeout", timeout)
+        self._failed_to_open = False
         if self._state is PoolState.NEW:
             self._state = PoolState.CLOSED
         if self._state is PoolState.CLOSED or self._loop is None:

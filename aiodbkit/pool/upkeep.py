@@ -177,7 +177,7 @@ class Upkeep(PoolCore[R], Generic[R]):
         old = set(self._keeper.slots)
         await self.expire()
         await self._keeper.wait_until_gone(old, timeout)
-        if not self._keeper.slots.isdisjoint(old):
+        if not self._keeper.slots.keys().isdisjoint(old):
             raise PoolTimeoutError(report.undrained(self, old, timeout))
 
     async def check(self) -> None:

@@ -83,6 +83,7 @@ _BY_STATE: Mapping[str, type[Error]] = {
     "40002": IntegrityError,
     "40P01": DeadlockError,
     "42": ProgrammingError,
+    "42501": OperationalError,  # a missing permission is no fault of the SQL
     "42P05": OperationalError,
     "44": CheckViolationError,  # WITH CHECK OPTION of a view
     "53300": TooManyConnectionsError,

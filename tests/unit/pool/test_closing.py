@@ -292,3 +292,15 @@ async def test_two_that_open_a_closing_pool_open_one_pool():
     await assert_whole(pool, script)
     await pool.close()
     assert script.alive == []
+
+
+@virtual_time
+async def test_an_open_that_is_overtaken_by_a_close_is_told_so():
+    script = Script(connect=0.1)
+    pool = script.pool(min_size=2, max_size=2)
+    opening = start(pool.open())
+    await settle()
+    await pool.close()
+    with pytest.raises(PoolClosedError, match="closed while it was opening"):
+        await opening
+    assert script.alive == []
