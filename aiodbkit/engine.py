@@ -413,7 +413,8 @@ class Engine(Verbs):
         slot, left = self._take(), limit
         if slot is None:
             slot, left = await self._wait_for_slot(limit)
-        return self.pool.lend(slot), True, left
+        # Another task may read the rows to their end, and give it back.
+        return self.pool.hand_out(slot), True, left
 
     # What the pool does with a connection
 

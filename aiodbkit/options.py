@@ -39,7 +39,10 @@ def seconds(name: str, value: Any, *, optional: bool = False) -> None:
 def _is_seconds(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value >= 0
+    try:
+        return math.isfinite(value) and value >= 0
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def count(name: str, value: Any, *, least: int = 0) -> None:
@@ -105,6 +108,8 @@ class PoolOptions:
         seconds("check_after", self.check_after)
         for name in ("max_lifetime", "idle_timeout", "leak_after", "shed_after"):
             seconds(name, getattr(self, name), optional=True)
+        if self.max_lifetime == 0:
+            raise _refuse("max_lifetime", 0, "more than 0 seconds, or None for no bound")
         choice("check", self.check, ("never", "idle", "always"))
         choice("reset", self.reset, ("auto", "always", "never"))
         if self.max_size < self.min_size:

@@ -204,8 +204,9 @@ class Stream(Generic[T]):
                 self._keeps_turn = True
 
     async def _begin(self, driver: DriverConnection) -> None:
+        limit, began = self._limit, asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._limit):
+            async with asyncio.timeout(limit):
                 await driver.begin(TransactionOptions())
         except TimeoutError as error:
             if isinstance(error, Error):
@@ -215,6 +216,8 @@ class Stream(Generic[T]):
                 f"the transaction for the cursor did not begin within {self._timeout} s",
                 query=self._sql,
             ) from error
+        if limit is not None:
+            self._deadline = began + limit  # opening and the first batch have what is left
 
     async def _next_batch(self) -> Fetched:
         connection, cursor = self._connection, self._closing.cursor
@@ -259,7 +262,7 @@ class Stream(Generic[T]):
             self._closing.driver.suspect = True
             raise QueryTimeoutError(
                 f"the statement did not finish within timeout={self._timeout} s, of which the wait "
-                "for its connection took a part",
+                "for its connection or its BEGIN took a part",
                 query=self._sql,
             ) from error
 

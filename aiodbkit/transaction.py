@@ -351,9 +351,12 @@ class Transaction:
             if isinstance(error, Error):
                 raise
             driver.suspect = True
-            longest = self._connection._command_timeout
+            told = f"command_timeout={self._connection._command_timeout} s"
+            if self._connection._command_timeout is None:  # a ROLLBACK TO: there is no other way
+                driver.abort()
+                told = f"reset_timeout={limit:g} s, and the connection was closed"
             raise QueryTimeoutError(
-                f"{statement} was not answered within command_timeout={longest} s", query=statement
+                f"{statement} was not answered within {told}", query=statement
             ) from error
 
     async def _savepoint(self, driver: DriverConnection, limit: float | None) -> None:
@@ -375,6 +378,7 @@ class Transaction:
                     statement, work = f"RELEASE SAVEPOINT {name}", driver.release_savepoint(name)
                 else:
                     statement, work = f"ROLLBACK TO {name}", driver.rollback_to_savepoint(name)
+                    limit = limit or self._connection._pool.options.reset_timeout
                 await self._in_time(driver, limit, statement, work)
         if commit:
             self.state = TransactionState.COMMITTED

@@ -27,7 +27,7 @@ from aiodbkit.pool.keeper import Keeper, ResourceCalls
 from aiodbkit.pool.pace import Pace
 from aiodbkit.pool.shedding import Shedder
 from aiodbkit.pool.slot import Slot, SlotState
-from aiodbkit.pool.stats import PoolStats, percentiles, recent_times
+from aiodbkit.pool.stats import recent_times
 from aiodbkit.pool.waiters import Waiter, WaitQueue
 
 __all__ = ["NEVER", "REPORTED", "PoolCore", "PoolState"]
@@ -72,9 +72,11 @@ class PoolCore(Generic[R]):
         self._fresh_for = NEVER if options.check == "never" else options.check_after
         if self._always_checks:
             self._fresh_for = 0.0
+        self._counts_uses = options.max_uses > 0
         self._notes_origin = options.leak_after is not None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        self._keeper: Keeper[R] = Keeper(self.name, self._calls, self.options, self)
         self._forget()
         fork.watch(self)
 
@@ -82,9 +84,11 @@ class PoolCore(Generic[R]):
         """Start from nothing: a new pool, or one whose loop has ended."""
         self._state = PoolState.NEW
         # A new one for each life of the pool: what the old one still does is its own affair.
-        self._keeper: Keeper[R] = Keeper(self.name, self._calls, self.options, self)
+        self._keeper.disown()
+        self._keeper = Keeper(self.name, self._calls, self.options, self)
         self._idle: list[Slot[R]] = []  # a stack: the most recently used is on top
         self._queue: WaitQueue[R] = WaitQueue(self._timed_out)
+        self._waiters = self._queue.waiters
         self._pace = Pace(self._connect_retry)
         self._shedder = Shedder(self.options.shed_after)
         self._failed_to_open = False  # closed by `open` itself, not by `close`
@@ -122,7 +126,10 @@ class PoolCore(Generic[R]):
         slot = idle[-1]
         now = monotonic()
         is_closed = self._is_closed
-        if now >= slot.fresh_until or (is_closed is not None and is_closed(slot.resource)):
+        try:
+            if now >= slot.fresh_until or (is_closed is not None and is_closed(slot.resource)):
+                return None
+        except Exception:  # noqa: BLE001 - the slow path logs it and drops the slot
             return None
         del idle[-1]
         slot.state = _LENT
@@ -161,10 +168,14 @@ class PoolCore(Generic[R]):
                 self.give_back(future.result())
             raise
 
-    def _refuse_unless_open(self) -> asyncio.AbstractEventLoop:
+    def _refuse_other_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop is not None and loop is not self._loop:
             self._refuse_unless_ended(self._loop)
+        return loop
+
+    def _refuse_unless_open(self) -> asyncio.AbstractEventLoop:
+        loop = self._refuse_other_loop()
         if self._state is not PoolState.OPEN:
             was = "was closed" if self.was_closed else "is not open"
             raise PoolClosedError(f"{self.name} {was}: `await pool.open()` first")
@@ -183,9 +194,10 @@ class PoolCore(Generic[R]):
         self._note_hold(held)
         slot.holder = None
         slot.since = now
-        slot.uses_left -= 1
-        if not slot.uses_left:
-            slot.expires_at = 0.0
+        if self._counts_uses:
+            slot.uses_left -= 1
+            if not slot.uses_left:
+                slot.expires_at = 0.0
         if self._notes_origin:
             self._origin_done(slot, held)
         is_dirty = self._is_dirty
@@ -193,7 +205,7 @@ class PoolCore(Generic[R]):
             self._keeper.mend(slot)
         elif now >= slot.expires_at:
             self._retire_used(slot)
-        elif self._queue.waiters or self._state is not _OPEN:
+        elif self._waiters or self._state is not _OPEN:
             self._pace.released(now, held)
             self._offer(slot)
         else:
@@ -232,7 +244,10 @@ class PoolCore(Generic[R]):
     def note_failure(self, slot: Slot[R], error: BaseException) -> None:
         """Told by a slot that its use ended with an exception."""
         if self._calls.on_failure is not None:
-            self._calls.on_failure(slot.resource, error)
+            try:
+                self._calls.on_failure(slot.resource, error)
+            except Exception:
+                logger.exception("%s: on_failure() failed", self.name)
 
     # The dispatcher: the one answer to every event that frees capacity or needs it
 
@@ -361,7 +376,8 @@ class PoolCore(Generic[R]):
 
     def slot_ready(self, slot: Slot[R], *, prepared: bool) -> None:
         """A slot was opened, cleaned or checked."""
-        is_surplus = len(self._keeper.slots) > self.max_size
+        keeper = self._keeper
+        is_surplus = len(keeper.slots) - keeper.counts[SlotState.CLOSING] > self.max_size
         if self._state is not PoolState.OPEN or is_surplus or monotonic() >= slot.expires_at:
             self._keeper.retire(slot)
         else:
@@ -445,28 +461,6 @@ class PoolCore(Generic[R]):
         """How many connections are lent."""
         return len(self._keeper.slots) - len(self._idle) - self._keeper.busy
 
-    def stats(self) -> PoolStats:
-        """Return a snapshot of the pool."""
-        keeper = self._keeper
-        return PoolStats(
-            name=self.name,
-            size=len(keeper.slots),
-            idle=len(self._idle),
-            in_use=self.in_use,
-            waiting=len(self._queue),
-            min_size=self.min_size,
-            max_size=self.max_size,
-            opened=keeper.opened,
-            closed=keeper.closed,
-            acquired=self._acquired,
-            timeouts=self._timeouts,
-            overloads=self.overloads,
-            errors=keeper.errors,
-            wait_time=percentiles(self._wait_times),
-            hold_time=percentiles(self._hold_times),
-            connect_time=percentiles(keeper.connect_times),
-        )
-
     def lent(self) -> list[Slot[R]]:
         """Return the slots in callers' hands, the one held longest first."""
         lent = [slot for slot in self._keeper.slots if slot.state is _LENT]
@@ -487,7 +481,7 @@ class PoolCore(Generic[R]):
                 "or pool for each loop, or close it there first"
             )
         for slot in self._keeper.slots:
-            if slot.state is not SlotState.CONNECTING and self._calls.abort is not None:
-                self._calls.abort(slot.resource)
+            if slot.state is not SlotState.CONNECTING:
+                self._calls.let_go(slot.resource)
         self._forget()
         self._loop = None

@@ -42,7 +42,21 @@ class ResourceCalls(Generic[R]):
 
     def has_closed(self, resource: R) -> bool:
         """Whether the resource itself knows that it is closed."""
-        return self.is_closed is not None and self.is_closed(resource)
+        if self.is_closed is None:
+            return False
+        try:
+            return self.is_closed(resource)
+        except Exception:
+            logger.exception("is_closed() failed, so the connection counts as closed")
+            return True
+
+    def let_go(self, resource: R) -> None:
+        """Drop a resource at once, if that can be done; what `abort` raises is logged."""
+        if self.abort is not None:
+            try:
+                self.abort(resource)
+            except Exception:
+                logger.exception("abort() failed")
 
 
 # How long a ping may take before another connection is opened beside it, at least.
@@ -79,6 +93,7 @@ class Keeper(Generic[R]):
         self._events = events
         self._tasks: set[asyncio.Task[Any]] = set()
         self._preparations: set[asyncio.Task[Any]] = set()
+        self._is_spawning = False
         self.slots: dict[Slot[R], None] = {}  # an ordered set: the oldest first
         self.counts = [0] * (max(SlotState) + 1)  # exact for all but IDLE and LENT
         self._removed = asyncio.Event()
@@ -131,8 +146,7 @@ class Keeper(Generic[R]):
             self._events.check_failed()
             return
         if self._calls.clean is None:
-            self.drop(slot)
-            self._events.capacity_freed()
+            self.retire(slot)
             return
         self.move(slot, SlotState.CLEANING)
         self._work_on(slot, self._clean(slot, self._calls.clean), "clean")
@@ -152,8 +166,12 @@ class Keeper(Generic[R]):
     def _let_go(self, slot: Slot[R]) -> None:
         self._remove(slot)
         self.closed += 1
-        if self._calls.abort is not None:
-            self._calls.abort(slot.resource)
+        self._calls.let_go(slot.resource)
+
+    def disown(self) -> None:
+        """Part with all slots for good: another life of the pool begins, or another process."""
+        for slot in self.slots:
+            slot.state = SlotState.GONE
 
     def cancel_preparations(self) -> None:
         """Give up what is being opened or checked for callers that are there no more."""
@@ -197,7 +215,11 @@ class Keeper(Generic[R]):
     ) -> asyncio.Task[Any]:
         """Run ``work`` in a task of the pool, by default in an empty context: in no one's scope."""
         loop = asyncio.get_running_loop()
-        task = loop.create_task(work, name=f"aiodbkit-{name}", context=context or Context())
+        self._is_spawning = True  # an eager task factory runs the work's first lines in here
+        try:
+            task = loop.create_task(work, name=f"aiodbkit-{name}", context=context or Context())
+        finally:
+            self._is_spawning = False
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
@@ -210,12 +232,17 @@ class Keeper(Generic[R]):
     # The work
 
     async def _open(self, slot: Slot[R], *, report: bool) -> None:
+        if self._is_spawning:
+            await asyncio.sleep(0)  # the caller is in the middle of something
         began = monotonic()
         try:
             slot.resource = await self._connect_in_time()
         except BaseException as error:
             self.errors += 1
+            was_disowned = slot.state is SlotState.GONE
             self._remove(slot)
+            if was_disowned:
+                return
             if isinstance(error, asyncio.CancelledError) and not _is_cancelled():
                 error = CannotConnectError(f"{self._name}: connect() was cancelled from inside")
             if not report or isinstance(error, asyncio.CancelledError):
@@ -224,6 +251,9 @@ class Keeper(Generic[R]):
             return
         took = monotonic() - began
         self.opened += 1
+        if slot.state is SlotState.GONE:  # it comes too late: this life of the pool is over
+            self.drop(slot)
+            return
         self.connect_times.append(took)
         self._events.connected(slot, took)
         self._events.slot_ready(slot, prepared=False)
@@ -243,6 +273,8 @@ class Keeper(Generic[R]):
             ) from error
 
     async def _check(self, slot: Slot[R], *, ping: bool, prepare: bool) -> None:
+        if self._is_spawning:
+            await asyncio.sleep(0)
         patience = max(_LEAST_PATIENCE, 2 * self.connect_times[-1]) if self.connect_times else 0.0
         timer = asyncio.get_running_loop().call_later(patience, self._check_is_slow, slot)
         try:
@@ -261,7 +293,9 @@ class Keeper(Generic[R]):
             timer.cancel()
         if ping:
             slot.seen_at = monotonic()
-        if prepare:
+        if slot.state is SlotState.GONE:
+            self.drop(slot)
+        elif prepare:
             await self._prepare(slot)
         else:
             self._events.slot_ready(slot, prepared=False)
@@ -278,13 +312,22 @@ class Keeper(Generic[R]):
 
     async def _prepare(self, slot: Slot[R]) -> None:
         """Run the user's hook; what it raises belongs to a user."""
+        deadline = asyncio.timeout(self._options.check_timeout)
         try:
             if self._calls.prepare is not None:
-                async with asyncio.timeout(self._options.check_timeout):
+                async with deadline:
                     await self._calls.prepare(slot.resource)
         except BaseException as error:
             self.errors += 1
             self.drop(slot)
+            if isinstance(error, asyncio.CancelledError) and not _is_cancelled():
+                error = InterfaceError(f"{self._name}: prepare() was cancelled from inside")
+            elif isinstance(error, TimeoutError) and deadline.expired():
+                error = InterfaceError(
+                    f"{self._name}: prepare() (the engine's on_acquire) did not end within "
+                    f"check_timeout={self._options.check_timeout:g} s: make it quicker, or raise "
+                    "check_timeout"
+                )
             if not isinstance(error, Exception):
                 self._events.capacity_freed()
                 raise
@@ -293,6 +336,8 @@ class Keeper(Generic[R]):
         self._events.slot_ready(slot, prepared=True)
 
     async def _clean(self, slot: Slot[R], clean: Callable[[R], Awaitable[Any]]) -> None:
+        if self._is_spawning:
+            await asyncio.sleep(0)
         try:
             async with asyncio.timeout(self._options.reset_timeout):
                 await clean(slot.resource)
@@ -304,9 +349,14 @@ class Keeper(Generic[R]):
             if not isinstance(error, Exception):
                 raise
             return
+        if slot.state is SlotState.GONE:
+            self.drop(slot)
+            return
         self._events.slot_ready(slot, prepared=False)
 
     async def _close(self, slot: Slot[R]) -> None:
+        if self._is_spawning:
+            await asyncio.sleep(0)
         try:
             await self._close_politely(slot.resource)
         finally:

@@ -52,7 +52,10 @@ class Lease(Generic[R]):
         if self._slot is None:
             cure = "take another one; do not keep a connection beyond its block"
         else:
-            cure = "the pool was closed while it was in use: release before closing the pool"
+            cure = (
+                "its pool was closed, its event loop has ended, or the process was forked: release "
+                "it before, and take another one"
+            )
         how = "released" if self._slot is None else "cut"
         return InterfaceError(f"this connection was {what} after it was {how}: {cure}")
 
@@ -95,14 +98,19 @@ class LooseLease(Lease[R]):
     def __del__(self) -> None:
         if self._slot is None:
             return
-        warnings.warn(
-            f"a connection of {self._pool.name!r} was never released; "
-            "use `async with pool.acquire() as connection:`",
-            ResourceWarning,
-            stacklevel=1,
-            source=self,
-        )
-        self._pool.reclaim(self._end())
+        try:
+            warnings.warn(
+                f"a connection of {self._pool.name!r} was never released; "
+                "use `async with pool.acquire() as connection:`",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+        finally:  # also where warnings are errors
+            self._pool.reclaim(self._end())
+
+
+_AWAITED: Any = object()  # in place of a lease that somebody waits for
 
 
 class _Lender(Protocol[L_co]):
@@ -131,7 +139,14 @@ class Acquire(Generic[L_co]):
     async def __aenter__(self) -> L_co:
         if self._lease is not None:
             raise InterfaceError("this acquire() is already in use: call acquire() for each block")
-        slot = self._pool.take() or await self._pool.wait(self._timeout)
+        slot = self._pool.take()
+        if slot is None:
+            self._lease = _AWAITED
+            try:
+                slot = await self._pool.wait(self._timeout)
+            except BaseException:
+                self._lease = None
+                raise
         lease = self._lease = self._pool.lend(slot)
         return lease
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
+from dataclasses import replace
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -16,6 +17,7 @@ from aiodbkit.pool.core import PoolState
 from aiodbkit.pool.keeper import ResourceCalls
 from aiodbkit.pool.lease import Acquire, Lease, LooseLease
 from aiodbkit.pool.slot import Slot, SlotState
+from aiodbkit.pool.stats import PoolStats, percentiles
 from aiodbkit.pool.upkeep import Upkeep
 from aiodbkit.retry import run_with_retry
 
@@ -84,7 +86,9 @@ class Pool(Upkeep[R], Generic[R]):
             abort=abort,
             on_failure=on_failure,
         )
-        super().__init__(calls, options or PoolOptions(**more), connect_retry)
+        # Both is fine, and none of the keywords is lost without a word.
+        chosen = PoolOptions(**more) if options is None else replace(options, **more)
+        super().__init__(calls, chosen, connect_retry)
 
     def __repr__(self) -> str:
         return f"<Pool {self.name!r} {self._state.name.lower()}: {report.sizes(self)}>"
@@ -113,21 +117,28 @@ class Pool(Upkeep[R], Generic[R]):
         try:
             policy = self._connect_retry or RetryPolicy(max_retries=0)
             await run_with_retry(policy, self._open_minimum)
-        except BaseException:
+            self._refuse_overtaken()
+        except BaseException as error:
             self._failed_to_open = self._state is PoolState.OPEN
-            self._begin_closing(0.0)
+            closing = self._begin_closing(0.0)
+            if isinstance(error, Exception):
+                await _has_ended(closing)  # nothing is left open when the caller is told
             raise
         self._keep_up()
 
+    def _refuse_overtaken(self) -> None:
+        if self._state is not PoolState.OPEN:
+            raise PoolClosedError(f"{self.name} was closed while it was opening")
+
     async def _open_minimum(self) -> None:
+        self._refuse_overtaken()
         missing = self.min_size - len(self._keeper.slots)
         openings = [self._keeper.open(report=False) for _ in range(missing)]
         if openings:
             await asyncio.wait(openings)
         for opening in openings:
-            if opening.cancelled() and self.was_closed:
-                raise PoolClosedError(f"{self.name} was closed while it was opening")
             if opening.cancelled():
+                self._refuse_overtaken()
                 raise CannotConnectError(f"{self.name}: a task that was to connect was cancelled")
             opening.result()
 
@@ -235,8 +246,34 @@ class Pool(Upkeep[R], Generic[R]):
                 f"this connection belongs to another pool, {lease._pool.name}, not to {self.name}: "
                 "release it there"
             )
-        lease._release()
+        if get_ident() != self._thread or self._loop is None or not self._loop.is_running():
+            # From another thread, or between two runs of the loop: the loop itself takes it back.
+            self.reclaim(lease._end())
+        else:
+            lease._release()
         return _DONE
+
+    def stats(self) -> PoolStats:
+        """Return a snapshot of the pool."""
+        keeper = self._keeper
+        return PoolStats(
+            name=self.name,
+            size=len(keeper.slots),
+            idle=len(self._idle),
+            in_use=self.in_use,
+            waiting=len(self._queue),
+            min_size=self.min_size,
+            max_size=self.max_size,
+            opened=keeper.opened,
+            closed=keeper.closed,
+            acquired=self._acquired,
+            timeouts=self._timeouts,
+            overloads=self.overloads,
+            errors=keeper.errors,
+            wait_time=percentiles(self._wait_times),
+            hold_time=percentiles(self._hold_times),
+            connect_time=percentiles(keeper.connect_times),
+        )
 
     # For what is built on the pool
 

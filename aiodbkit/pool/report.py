@@ -36,8 +36,11 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 def sizes(pool: PoolCore[Any]) -> str:
     """Return how many connections are where."""
-    stats = pool.stats()
-    return f"{stats.in_use} of {stats.max_size} in use, {stats.idle} idle, {stats.waiting} waiting"
+    # Not stats(): a refusal under overload must not sort windows of times.
+    idle, waiting = len(pool._idle), len(pool._queue)
+    busy = pool._keeper.busy
+    worked_on = f"{busy} being opened, checked, cleaned or closed, " if busy else ""
+    return f"{pool.in_use} of {pool.max_size} in use, {idle} idle, {worked_on}{waiting} waiting"
 
 
 def holders(pool: PoolCore[Any]) -> str:
@@ -72,7 +75,7 @@ def timed_out(
     if waiter.task is not None and any(slot.holder is waiter.task for slot in pool.lent()):
         text += "This task waits for a second connection while it holds one itself. "
     if failure is not None:
-        text += f"The latest attempt to connect failed: {failure}"
+        text += f"The latest attempt to connect failed: {str(failure) or repr(failure)}"
     else:
         text += "Hold connections for less time, or raise max_size or acquire_timeout"
     error = PoolTimeoutError(text)
@@ -92,6 +95,12 @@ def deadlocked(pool: PoolCore[Any]) -> PoolTimeoutError:
 def undrained(pool: PoolCore[Any], old: set[Slot[Any]], timeout: float | None) -> str:
     """Return the text for a drain that borrowers did not let end."""
     left = sum(slot in old for slot in pool.lent())
+    if not left:
+        still = sum(slot in old for slot in pool._keeper.slots)
+        return (
+            f"{pool.name}: {still} of the old connections are still being checked, cleaned or "
+            f"closed after {timeout} s: give drain() more, or lower close_timeout"
+        )
     return (
         f"{pool.name}: {left} of the old connections are not back after {timeout} s; "
         f"{holders(pool)}. They are closed when they come back: hold connections for less time, "

@@ -12,7 +12,7 @@ import logging
 from time import monotonic
 from typing import Generic, TypeVar
 
-from aiodbkit.errors import PoolTimeoutError
+from aiodbkit.errors import InterfaceError, PoolTimeoutError
 from aiodbkit.options import PoolOptions, seconds
 from aiodbkit.pool import report
 from aiodbkit.pool.core import NEVER, REPORTED, PoolCore, PoolState
@@ -133,6 +133,7 @@ class Upkeep(PoolCore[R], Generic[R]):
         smallest = self.min_size if min_size is None else min_size
         largest = self.max_size if max_size is None else max_size
         PoolOptions(min_size=smallest, max_size=largest)  # refuses bad values by name
+        self._refuse_other_loop()
         self.min_size, self.max_size = smallest, largest
         if self._state is not PoolState.OPEN:
             return
@@ -152,6 +153,7 @@ class Upkeep(PoolCore[R], Generic[R]):
                 connections at once; until its turn comes a connection is lent as before.
         """
         seconds("over", over)
+        self._refuse_other_loop()
         if self._state is not PoolState.OPEN:
             return
         now = monotonic()
@@ -174,7 +176,13 @@ class Upkeep(PoolCore[R], Generic[R]):
             PoolTimeoutError: says who holds an old connection still; it is closed on return.
         """
         seconds("timeout", timeout, optional=True)
+        self._refuse_other_loop()
         old = set(self._keeper.slots)
+        if timeout is None and any(slot.holder is asyncio.current_task() for slot in self.lent()):
+            raise InterfaceError(
+                f"{self.name}: drain() would wait for a connection that this task holds itself: "
+                "give it back before, or call expire()"
+            )
         await self.expire()
         await self._keeper.wait_until_gone(old, timeout)
         if not self._keeper.slots.keys().isdisjoint(old):
@@ -182,7 +190,14 @@ class Upkeep(PoolCore[R], Generic[R]):
 
     async def check(self) -> None:
         """Check all idle connections now, side by side; dead ones are closed."""
+        self._refuse_other_loop()
         idle, self._idle = self._idle, []
-        checks = [self._keeper.check(slot) for slot in idle]
+        checks = []
+        for slot in idle:
+            if self._calls.has_closed(slot.resource):
+                self._keeper.drop(slot)
+            else:
+                checks.append(self._keeper.check(slot))
+        self._dispatch()
         if checks:
             await asyncio.wait(checks)

@@ -161,17 +161,34 @@ async def test_an_unanswered_release_ends_and_dooms_the_transaction(
     await assert_recovers(hasty, proxy)
 
 
+@pytest.mark.parametrize("command_timeout", [0.5, None])
 async def test_an_unanswered_rollback_to_a_savepoint_leaves_the_users_own_error(
-    hasty: aiodbkit.Engine, proxy: WireProxy
+    command_timeout: float | None, through: Make, proxy: WireProxy
 ) -> None:
+    db = await through(command_timeout=command_timeout)
     with pytest.raises(ValueError, match="mine") as caught:
-        async with asyncio.timeout(HANG), hasty.transaction(), hasty.transaction():
-            await hasty.fetch_val("select 1")
+        async with asyncio.timeout(HANG), db.transaction(), db.transaction():
+            await db.fetch_val("select 1")
             proxy.hole()
             raise ValueError("mine")
     (note,) = caught.value.__notes__
     assert "ROLLBACK TO" in note
-    await assert_recovers(hasty, proxy)
+    assert ("command_timeout" if command_timeout else "reset_timeout") + "=0.5 s" in note
+    await assert_recovers(db, proxy)
+
+
+async def test_an_unanswered_rollback_to_a_savepoint_dooms_the_transaction(
+    patient: aiodbkit.Engine, proxy: WireProxy
+) -> None:
+    async with asyncio.timeout(HANG), patient.connection() as conn:
+        with pytest.raises(aiodbkit.Error, match="gone"):
+            async with patient.transaction(), patient.transaction() as inner:
+                await conn.fetch_val("select 1")
+                proxy.hole()
+                with pytest.raises(aiodbkit.QueryTimeoutError, match="ROLLBACK TO"):
+                    await inner.rollback()
+                assert conn.is_closed
+    await assert_recovers(patient, proxy)
 
 
 # The end of a stream
@@ -239,17 +256,142 @@ async def test_what_a_dropped_stream_left_open_does_not_hang_the_next_statement(
 # Many rows
 
 
-@pytest.mark.xfail(
-    reason="DEFECT in the backends: nothing bounds the ROLLBACK that follows refused rows",
-    raises=TimeoutError,
-    strict=True,
-)
+@pytest.mark.parametrize("timeout", [2, None])
+@pytest.mark.parametrize("verb", ["insert_many", "execute_many"])
 async def test_refused_rows_whose_rollback_is_not_answered_do_not_hang(
-    hasty: aiodbkit.Engine, proxy: WireProxy
+    verb: str, timeout: float | None, patient: aiodbkit.Engine, proxy: WireProxy
 ) -> None:
-    await hasty.execute("create table notes (id integer primary key, body text)")
+    await patient.execute("create table notes (id integer primary key, body text)")
     rows = [{"id": n % 400, "body": "x" * 10_000} for n in range(401)]  # the last one is refused
-    with pytest.raises(aiodbkit.Error):
-        async with asyncio.timeout(6), hole_at(proxy, b"ROLLBACK"):
-            await hasty.insert_many("notes", rows, timeout=2)
-    await assert_recovers(hasty, proxy)
+    with pytest.raises(aiodbkit.UniqueViolationError):
+        async with asyncio.timeout(HANG), hole_at(proxy, b"ROLLBACK"):
+            await _add(patient, verb, rows, timeout)
+    await assert_recovers(patient, proxy)
+    assert await patient.fetch_val("select count(*) from notes") == 0
+
+
+async def test_rows_refused_in_a_transaction_do_not_hang_if_their_savepoint_is_not_answered(
+    patient: aiodbkit.Engine, can: Capabilities, proxy: WireProxy
+) -> None:
+    if can.error_aborts_transaction:
+        pytest.skip("the whole transaction is rolled back then")
+    await patient.execute("create table notes (id integer primary key, body text)")
+    rows = [{"id": n % 400, "body": "x" * 10_000} for n in range(401)]
+    with pytest.raises(aiodbkit.Error, match="gone"):
+        async with asyncio.timeout(HANG), patient.transaction():
+            with pytest.raises(aiodbkit.UniqueViolationError):
+                async with hole_at(proxy, b"ROLLBACK TO"):
+                    await patient.insert_many("notes", rows)
+    await assert_recovers(patient, proxy)
+    assert await patient.fetch_val("select count(*) from notes") == 0
+
+
+@pytest.mark.parametrize("timeout", [1.5, 2.5])  # the time of the first statement and of the second
+@pytest.mark.parametrize("scope", ["engine", "transaction"])
+@pytest.mark.parametrize("verb", ["insert_many", "execute_many"])
+async def test_what_a_batch_takes_to_begin_and_to_end_is_part_of_its_timeout(
+    verb: str, scope: str, *, timeout: float, url: str, patient: aiodbkit.Engine, proxy: WireProxy
+) -> None:
+    """Each statement takes 1 s by itself; there are three of them, or more."""
+    if url.startswith("mysql"):
+        pytest.skip("its two rows are a single statement")
+    await patient.execute("create table notes (id integer primary key, body text)")
+    await _add(patient, verb, NOTES, None)  # what has to be prepared is
+    await patient.execute("delete from notes")
+
+    async def add() -> None:
+        with pytest.raises((aiodbkit.QueryTimeoutError, aiodbkit.CommitUnknownError)):
+            async with asyncio.timeout(HANG):
+                proxy.delay(0.5)
+                await _add(patient, verb, NOTES, timeout)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        if scope == "engine":
+            await add()
+        else:
+            async with patient.transaction():
+                await patient.fetch_val("select 1")
+                await add()
+    await assert_recovers(patient, proxy)
+
+
+NOTES = [{"id": 1, "body": "a"}, {"id": 2, "body": "b"}]
+
+
+async def _add(
+    db: aiodbkit.Engine, verb: str, rows: list[dict[str, Any]], timeout: float | None
+) -> None:
+    if verb == "insert_many":
+        await db.insert_many("notes", rows, timeout=timeout)
+    else:
+        add = "insert into notes (id, body) values (:id, :body)"
+        await db.execute_many(add, rows, timeout=timeout)
+
+
+# Scripts
+
+
+NO_MORE_STATEMENTS = b"\x03\x00\x00\x00\x1b\x01\x00"  # COM_SET_OPTION, of MySQL's protocol
+
+
+@pytest.mark.parametrize("scope", ["connection", "transaction"])
+async def test_a_script_that_was_answered_stands_although_what_follows_it_is_not(
+    scope: str, patient: aiodbkit.Engine, url: str, proxy: WireProxy
+) -> None:
+    if not url.startswith("mysql"):
+        pytest.skip("nothing follows a script")
+    await patient.execute("create table notes (id integer primary key)")
+    script = "insert into notes values (1); insert into notes values (2)"
+    async with asyncio.timeout(HANG), patient.connection() as conn:
+        if scope == "connection":
+            async with hole_at(proxy, NO_MORE_STATEMENTS):
+                await conn.execute_script(script)
+        else:
+            with pytest.raises(aiodbkit.Error, match="gone"):
+                async with conn.transaction():
+                    await conn.fetch_val("select 1")
+                    async with hole_at(proxy, NO_MORE_STATEMENTS):
+                        await conn.execute_script(script)
+        assert conn.is_closed
+    await assert_recovers(patient, proxy)
+    kept = await patient.fetch_column("select id from notes order by id")
+    assert kept == ([1, 2] if scope == "connection" else [])
+
+
+# The first rows of a stream
+
+
+@pytest.mark.parametrize(
+    ("scope", "timeout"),
+    [
+        ("transaction", 1.5),
+        pytest.param(
+            "engine",
+            2.5,
+        ),
+    ],
+)
+async def test_what_a_stream_takes_to_open_is_part_of_the_time_of_its_first_batch(
+    scope: str, timeout: float, through: Make, can: Capabilities, proxy: WireProxy
+) -> None:
+    """Each statement takes 1 s by itself."""
+    if not can.cursor_needs_transaction:
+        pytest.skip("a single statement opens its streams and brings their rows")
+    db = await through(reset_timeout=5)
+
+    async def read(timeout: float | None) -> None:
+        async with db.iterate("select 1", timeout=timeout) as rows:
+            async for _ in rows:
+                pass
+
+    await read(None)  # what has to be prepared is
+    with pytest.raises(ValueError, match="mine"):
+        async with asyncio.timeout(HANG), db.connection() as conn:
+            if scope == "transaction":
+                await conn.begin()
+            proxy.delay(0.5)
+            with pytest.raises(aiodbkit.QueryTimeoutError):
+                await read(timeout)
+            raise ValueError("mine")
+    await assert_recovers(db, proxy)

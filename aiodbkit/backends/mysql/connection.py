@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Iterable,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any
 
 import aiomysql
@@ -18,7 +25,7 @@ from aiodbkit.backends.mysql.connect import (
 )
 from aiodbkit.backends.mysql.cursors import MySQLCursor, QuietCursor, fetched
 from aiodbkit.backends.mysql.sql import Traits, plan, render, script
-from aiodbkit.backends.mysql.stop import Watch
+from aiodbkit.backends.mysql.stop import GRACE, Watch
 from aiodbkit.backends.mysql.wire import MySQLWire, Session
 from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
 from aiodbkit.errors import (
@@ -137,7 +144,7 @@ class MySQLConnection(MySQLWire):
             yield
         finally:
             if not self.raw.closed:
-                await self._set_option(MULTI_STATEMENTS_OFF)
+                await self._or_lose(self._set_option(MULTI_STATEMENTS_OFF))
 
     async def _set_option(self, option: bytes) -> None:
         await self.call(set_option(self.raw, option), "the option of several statements")
@@ -296,13 +303,20 @@ class MySQLConnection(MySQLWire):
     async def _undo(self, *, nested: bool) -> None:
         if not self.in_transaction:
             return
+        if nested:
+            await self._or_lose(self.rollback_to_savepoint(_ROWS))
+        else:
+            await self._or_lose(self.command("ROLLBACK"))
+
+    async def _or_lose(self, work: Awaitable[None]) -> None:
+        """Clear up after a statement, whose outcome stands: what fails costs the connection."""
         try:
-            if nested:
-                await self.rollback_to_savepoint(_ROWS)
-            else:
-                await self.command("ROLLBACK")
+            async with asyncio.timeout(GRACE):
+                await work
         except Error as error:
             self.lose(error)
+        except TimeoutError:
+            self.abandon()
 
     # Transactions
 
@@ -384,6 +398,8 @@ class MySQLConnection(MySQLWire):
             for text in self._set_up:
                 await self.send(self.cursor, text, "reset")
                 await self.call(self.cursor.drain(), "reset")
+        if self.raw.closed:
+            raise ConnectionLostError("the connection was lost while its session was reset")
         self._moved = False
         self._touched = self._driver.reset == "always"
 

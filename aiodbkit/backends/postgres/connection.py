@@ -27,6 +27,7 @@ import asyncpg
 from aiodbkit.backends.postgres import errors
 from aiodbkit.backends.postgres.connect import Cuts, socket_of
 from aiodbkit.backends.postgres.copy import feed, refused_row
+from aiodbkit.backends.postgres.cursor import Deadline, PostgresCursor
 from aiodbkit.backends.postgres.errors import Sent
 from aiodbkit.backends.postgres.sql import (
     RESET,
@@ -56,6 +57,8 @@ from aiodbkit.wire import IdleSocket
 __all__ = ["PostgresConnection"]
 
 _IN_STEP = "SELECT 1"
+# Seconds for the ROLLBACK after refused rows; then the connection is cut, which ends them as well.
+_UNDO_TIMEOUT = 2.0
 _UNDO_MANY = "ROLLBACK TO SAVEPOINT aiodbkit_many; RELEASE SAVEPOINT aiodbkit_many"
 
 
@@ -182,54 +185,63 @@ class PostgresConnection(DriverConnection):
         if known.special:
             self._prepare_for(known, None)
         text, batch = known.statement.bind_many(rows)
-        async with self._all_or_none(timeout):
+        async with self._all_or_none(timeout) as deadline:
             try:
-                await self._send_many(text, batch, timeout)
+                await self._send_many(text, batch, deadline.left)
             except Exception as error:
                 sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
                 raise self._failed(error, sent, text) from error
         return ExecuteResult(-1)
 
-    def _all_or_none(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
-        return (self._own_savepoint if self.in_transaction else self._own_transaction)(timeout)
+    def _all_or_none(
+        self, timeout: float | None
+    ) -> contextlib.AbstractAsyncContextManager[Deadline]:
+        own = self._own_savepoint if self.in_transaction else self._own_transaction
+        return own(Deadline(timeout))
 
     @contextlib.asynccontextmanager
-    async def _own_transaction(self, timeout: float | None) -> AsyncIterator[None]:
+    async def _own_transaction(self, deadline: Deadline) -> AsyncIterator[Deadline]:
         """For bulk work: what a deadline or a cancellation leaves unfinished cannot commit itself.
 
         An interrupted one is ended by `recover`.
         """
         self._resync = "ROLLBACK"
-        await self._send("BEGIN", timeout)
+        await self._send("BEGIN", deadline.timeout)
         try:
-            yield
+            yield deadline
         except Error:
             if not self.suspect and not self.is_closed:
-                self._resync = "ROLLBACK"
-                await self._send("ROLLBACK")
+                await self._undo()
             raise
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(deadline.left):
                 await self.commit()
         except TimeoutError as error:
             self.suspect = True
             raise CommitUnknownError(
-                f"COMMIT was not answered within timeout={timeout} s: whether the rows are there "
-                "is unknown",
+                f"COMMIT was not answered within timeout={deadline.timeout} s: whether the rows "
+                "are there is unknown",
                 query="COMMIT",
             ) from error
         self._resync = _IN_STEP
 
+    async def _undo(self) -> None:
+        """Roll refused rows back. Whatever becomes of that, their own error is the one to raise."""
+        try:
+            await self._send("ROLLBACK", _UNDO_TIMEOUT)
+        except Error:
+            self.abort()
+
     @contextlib.asynccontextmanager
-    async def _own_savepoint(self, timeout: float | None) -> AsyncIterator[None]:
+    async def _own_savepoint(self, deadline: Deadline) -> AsyncIterator[Deadline]:
         """The same inside a transaction.
 
         What the server refuses leaves that as any other statement does; all else `recover` undoes.
         """
-        await self._send("SAVEPOINT aiodbkit_many", timeout)
+        await self._send("SAVEPOINT aiodbkit_many", deadline.timeout)
         self._resync = _UNDO_MANY
-        yield
-        await self._send("RELEASE SAVEPOINT aiodbkit_many", timeout)
+        yield deadline
+        await self._send("RELEASE SAVEPOINT aiodbkit_many", deadline.timeout, deadline.left)
         self._resync = _IN_STEP
 
     async def _send_many(
@@ -253,12 +265,15 @@ class PostgresConnection(DriverConnection):
         if known.special:
             self._prepare_for(known, params)
         text, args = known.statement.bind(params)
+        deadline = Deadline(timeout)
         try:
-            cursor = await self.raw.cursor(text, *args, timeout=timeout)
+            # asyncpg's own timeout is for each of the two things that it does here.
+            async with asyncio.timeout(timeout):
+                cursor = await self.raw.cursor(text, *args)
         except Exception as error:
             sent = Sent(sql, timeout, argument_names(known.statement, params), args)
             raise self._failed(error, sent, text) from error
-        return PostgresCursor(self, cursor, Sent(sql, timeout), batch_size)
+        return PostgresCursor(self, cursor, Sent(sql, timeout), batch_size, deadline.left)
 
     async def insert_many(
         self,
@@ -270,8 +285,8 @@ class PostgresConnection(DriverConnection):
         """COPY the rows in. An error of the caller's own iterable passes as it is."""
         sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         refuse_unsendable(sql)
-        async with self._all_or_none(timeout):
-            return await self._copy_in(sql, table, columns, rows, timeout)
+        async with self._all_or_none(timeout) as deadline:
+            return await self._copy_in(sql, table, columns, rows, deadline)
 
     async def _copy_in(
         self,
@@ -279,13 +294,13 @@ class PostgresConnection(DriverConnection):
         table: str,
         columns: Sequence[str],
         rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        timeout: float | None,
+        deadline: Deadline,
     ) -> int:
         schema, _, name = table.rpartition(".")
         source = feed(rows)
         try:
             # asyncpg's own timeout does not reach a COPY that waits for room in the socket.
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(deadline.left):
                 status = await self.raw.copy_records_to_table(
                     name, schema_name=schema or None, columns=columns, records=source
                 )
@@ -295,7 +310,7 @@ class PostgresConnection(DriverConnection):
                 raise
             refused = refused_row(error, table, columns, source, sql)
             if refused is None or self.raw.is_closed():
-                raise self._failed(error, Sent(sql, timeout)) from error
+                raise self._failed(error, Sent(sql, deadline.timeout)) from error
             self.suspect = True  # asyncpg has asked the server to cancel the COPY
             raise refused from error
         return int(status.rpartition(" ")[2])
@@ -343,9 +358,10 @@ class PostgresConnection(DriverConnection):
     async def rollback_to_savepoint(self, name: str) -> None:
         await self._send(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
 
-    async def _send(self, sql: str, timeout: float | None = None) -> str:
+    async def _send(self, sql: str, timeout: float | None = None, left: float | None = None) -> str:
+        """Send a statement of ours, for what earlier ones have ``left`` of ``timeout``, if any."""
         try:
-            return await self.raw.execute(sql, timeout=timeout)
+            return await self.raw.execute(sql, timeout=timeout if left is None else left)
         except Exception as error:
             raise self._failed(error, Sent(sql, timeout)) from error
 
@@ -455,41 +471,6 @@ class PostgresConnection(DriverConnection):
             return [expected.name for expected in raw._stmt_cache.get(key)._get_parameters()]
         except (AttributeError, TypeError):  # private to asyncpg, and only for a better message
             return ()
-
-
-class PostgresCursor(DriverCursor):
-    """A portal of the open transaction."""
-
-    def __init__(
-        self,
-        connection: PostgresConnection,
-        cursor: Any,
-        sent: Sent,
-        batch_size: int,
-    ) -> None:
-        self._connection, self._cursor = connection, cursor
-        self._sent, self._batch_size = sent, batch_size
-        self._open = True
-
-    async def fetch(self) -> Fetched:
-        try:
-            rows = await self._cursor.fetch(self._batch_size, timeout=self._sent.timeout)
-        except Exception as error:
-            raise self._connection._failed(error, self._sent) from error
-        return (tuple(rows[0].keys()) if rows else ()), rows
-
-    async def close(self) -> None:
-        """Close the portal; it ends with its transaction in any case."""
-        connection = self._connection
-        if not self._open or connection.suspect or not connection.in_transaction:
-            return
-        self._open = False
-        try:
-            await self._cursor._close_portal(self._sent.timeout)
-        except Exception as error:
-            failure = connection._failed(error, self._sent)
-            if not isinstance(failure, ConnectionLostError):
-                raise failure from error
 
 
 def _heard(task: asyncio.Task[None]) -> None:
