@@ -23,7 +23,7 @@ from aiodbkit import (
 )
 from aiodbkit.pool.core import PoolState
 from tests.unit.pool.scripted import Resource, assert_whole
-from tests.unit.pool.stage import Stage
+from tests.unit.pool.stage import Caller, Stage
 from tests.virtual_time import VirtualTimeLoop
 
 LIMITS = {"connect_timeout": 3.0, "check_timeout": 2.0, "reset_timeout": 2.0, "close_timeout": 1.0}
@@ -31,36 +31,6 @@ EPSILON = 1e-6
 MOST_TURNS = 4000  # after which something is left to do at one moment of the clock
 LONGEST = 300  # seconds; nobody waits for longer
 QUIET = 60.0  # seconds after which a pool that was left alone has done all that it can
-
-
-class Caller:
-    """One who wants a resource; ``outer`` is what the same task holds already."""
-
-    def __init__(self, timeout: float, *, block: bool, outer: Caller | None = None) -> None:
-        self.number = 0  # in the order in which they came into the line
-        self.timeout = timeout
-        self.block = block
-        self.outer = outer
-        self.inner: Caller | None = None
-        self.state = "new"  # then waiting, holding, ended
-        self.due = 0.0
-        self.must_wait = self.waited = False
-        self.cancelled = False
-        self.lease: Lease[Resource] | None = None
-        self.resource: Resource | None = None
-        self.done = asyncio.Event()
-        self.task: asyncio.Task[None]
-
-    def __repr__(self) -> str:
-        return f"<Caller {self.number} {self.state}>"
-
-    @property
-    def has_resource(self) -> bool:
-        """Whether it holds one that close() has not cut."""
-        try:
-            return self.state == "holding" and self.lease is not None and bool(self.lease.resource)
-        except InterfaceError:
-            return False
 
 
 class World:
@@ -273,6 +243,17 @@ class World:
             self._gives(caller)
             self.pool.release(caller.lease)
 
+    def release_all(self) -> None:
+        """Let all holders release, one after the other."""
+        for caller in self.of("holding"):
+            self.act(lambda caller=caller: self.give_back(caller))
+
+    def borrow_all(self) -> None:
+        """Let new callers take all that can be had."""
+        for _ in range(self.pool.max_size - self.pool.stats().in_use):
+            self.acquire(200.0, block=True)
+        self.pass_time(0.4)
+
     def cancel(self, caller: Caller) -> None:
         """Cancel a caller, wherever it is."""
         for each in self.callers:
@@ -290,6 +271,10 @@ class World:
             _ = lease.resource
 
     # What the test does to resources and to the pool
+
+    def unused(self) -> list[Resource]:
+        """Return those that nobody holds."""
+        return [resource for resource in self.stage.alive if resource not in self.holds]
 
     def kill(self, resource: Resource, *, is_seen: bool) -> None:
         """It is dead: that can be seen without asking, or only a ping tells."""
@@ -387,7 +372,9 @@ class World:
                 if self.has_abort or not (each.dead or each in self.stage.lost)
             ]
             # What close() cuts is closed politely, beyond all counting, where there is no abort.
-            if not self.is_shut:
+            if self.is_shut:
+                self.stage.failures = 0
+            else:
                 assert len(alive) <= self.ceiling, f"{alive} are alive"
         except AssertionError as error:
             self.broken.append(error)
@@ -437,6 +424,9 @@ class World:
         assert not stats.idle or stats.waiting <= busy, "someone waits beside an idle resource"
         is_surplus = stats.idle > stats.max_size and not stats.in_use
         assert not is_surplus, f"{stats.idle} were kept, {stats.max_size} are allowed"
+        if stats.waiting and self.stage.failures and not (busy or self.is_shut):
+            is_late = self.now > self.stage.connect_again_by + EPSILON
+            assert stats.size >= stats.max_size or not is_late, "nobody tries to connect again"
         is_stuck = stats.waiting and not self.was_resized and self._is_deadlocked()
         assert not is_stuck, "all wait for each other, and nobody was told"
         if not self.era:
@@ -459,9 +449,10 @@ class World:
         assert stats.size >= stats.min_size, "fewer than min_size are kept"
         if options.idle_timeout is not None and options.idle_timeout < QUIET and not stats.in_use:
             assert stats.idle <= stats.min_size, "idle ones above min_size are kept"
-        unused = [resource for resource in self.stage.alive if resource not in self.holds]
         dead = [
-            each for each in unused if each.dead or not (each.answers or options.check == "never")
+            each
+            for each in self.unused()
+            if each.dead or not (each.answers or options.check == "never")
         ]
         assert not dead, f"{dead} are dead, and nobody has found out"
 
@@ -470,7 +461,7 @@ class World:
         self.settle()
         self.stage.heal()
         for _ in range(LONGEST):  # those who wait are served, and give back too
-            self._release_all()
+            self.release_all()
             self.pass_time(1)
             self.look()
             if not self.callers:
@@ -499,12 +490,8 @@ class World:
 
     def leave(self) -> None:
         """Let go of everything, also after a failure."""
-        self._release_all()
+        self.release_all()
         for caller in self.callers:
             caller.task.cancel()
         self.settle()
-        self._release_all()
-
-    def _release_all(self) -> None:
-        for caller in self.of("holding"):
-            self.act(lambda caller=caller: self.give_back(caller))
+        self.release_all()

@@ -1,4 +1,4 @@
-"""The resources of the state machine: calls that fail, hang or take their time, and their fate."""
+"""The cast of the state machine: callers, and resources with calls that fail, hang or take time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,42 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from aiodbkit import InterfaceError, Lease
+from aiodbkit.options import RetryPolicy
 from tests.unit.pool.scripted import Resource, Script
 
 CALLS = ("connect", "ping", "clean", "close")
 MOST_AT_ONCE = 1000  # calls that begin at one moment of the clock
+
+
+class Caller:
+    """One who wants a resource; ``outer`` is what the same task holds already."""
+
+    def __init__(self, timeout: float, *, block: bool, outer: Caller | None = None) -> None:
+        self.number = 0  # in the order in which they came into the line
+        self.timeout = timeout
+        self.block = block
+        self.outer = outer
+        self.inner: Caller | None = None
+        self.state = "new"  # then waiting, holding, ended
+        self.due = 0.0
+        self.must_wait = self.waited = False
+        self.cancelled = False
+        self.lease: Lease[Resource] | None = None
+        self.resource: Resource | None = None
+        self.done = asyncio.Event()
+        self.task: asyncio.Task[None]
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.number} {self.state}>"
+
+    @property
+    def has_resource(self) -> bool:
+        """Whether it holds one that close() has not cut."""
+        try:
+            return self.state == "holding" and self.lease is not None and bool(self.lease.resource)
+        except InterfaceError:
+            return False
 
 
 class Stage(Script):
@@ -27,6 +59,7 @@ class Stage(Script):
         self.lifetime = float("inf")
         self.troubled_at = 0.0  # when a call failed or hung for the last time
         self.connect_failed_at = 0.0
+        self.failures = 0  # of connect, in a row
         self.observe: Callable[[], None] = lambda: None
         self._living: list[Resource] = []
 
@@ -60,10 +93,19 @@ class Stage(Script):
             resource = await super().connect()
         except BaseException:
             self.connect_failed_at = time()
+            self.failures += 1
             raise
+        self.failures = 0
         self._living.append(resource)
         self.ends[resource] = time() + self.lifetime
         return resource
+
+    @property
+    def connect_again_by(self) -> float:
+        """When the pool tries again at the latest, after failures; it is the default pace."""
+        pace = RetryPolicy()
+        pause = pace.backoff * 2 ** min(self.failures - 1, 30)
+        return self.connect_failed_at + min(pause, pace.max_backoff)
 
     @contextmanager
     def _last_of(self, resource: Resource) -> Iterator[None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiodbkit.pool.slot import Slot
 from tests.unit.pool.model import World
 from tests.unit.pool.stage import CALLS
 from tests.virtual_time import virtual_time_loop
@@ -49,12 +47,16 @@ more_options = st.fixed_dictionaries(
     },
 )
 timeouts = st.sampled_from([200.0, None, 1.0, 0.01, 0.0])
+pauses = st.sampled_from([0.0, 0.02, 2.0, 20.0, None])
 steps = st.sampled_from([0.001, 0.02, 0.3, 1.0, 5.0, 70.0])
 
 
 def has(state: str):
     """Only where there is such a caller."""
     return precondition(lambda machine: machine.world.of(state))
+
+
+is_open = precondition(lambda machine: not machine.world.is_shut)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -66,13 +68,11 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self._holding = ExitStack()
         self.loop = self._holding.enter_context(virtual_time_loop())
-        # A set of slots has the same order in each run: by what is random, and seeded, in a slot.
-        in_order = patch.object(Slot, "__hash__", lambda slot: hash(slot.jitter))
-        self._holding.enter_context(in_order)
 
-    @initialize(times=times, bounds=sizes, options=more_options)
-    def open(self, times, bounds, options):
+    @initialize(times=times, bounds=sizes, options=more_options, may_close=st.booleans())
+    def open(self, times, bounds, options, may_close):
         smallest, largest = bounds
+        self.may_close = may_close  # once closed, the books are kept less exactly
         self.world = World(self.loop, times, {"min_size": smallest, "max_size": largest, **options})
 
     def teardown(self) -> None:
@@ -136,8 +136,7 @@ class PoolMachine(RuleBasedStateMachine):
     @has("holding")
     @rule()
     def release_all(self):
-        for holder in self.world.of("holding"):
-            self.world.act(lambda holder=holder: self.world.give_back(holder))
+        self.world.release_all()
 
     @precondition(lambda self: self.world.released)
     @rule()
@@ -211,6 +210,59 @@ class PoolMachine(RuleBasedStateMachine):
     def spoil_the_next_calls(self, call, how, n):
         self.world.spoil(call, how, n)
 
+    # What needs several steps in a row, which chance alone seldom takes
+
+    @is_open
+    @rule()
+    def shrink_while_all_are_lent(self):
+        self.world.borrow_all()
+        self.world.resize(0, 1)
+        self.world.turn(2)
+        self.world.release_all()
+        self.let_all_settle()
+
+    @is_open
+    @rule()
+    def let_idle_ones_die_unseen(self):
+        for resource in self.world.unused():
+            self.world.kill(resource, is_seen=False)
+        self.world.pass_time(70.0)
+        self.world.look_settled()
+
+    @is_open
+    @rule(number=st.integers(1, 2), seconds=st.sampled_from([0.5, 4.0]))
+    def fail_to_connect_while_two_wait(self, number, seconds):
+        for resource in self.world.unused():
+            self.world.kill(resource, is_seen=True)
+        self.world.spoil("connect", "fail", number)
+        for _ in range(2):
+            self.world.acquire(200.0, block=True)
+        self.world.pass_time(seconds)
+        self.world.look_settled()
+
+    @is_open
+    @rule()
+    def let_all_hold_one_and_want_another(self):
+        self.world.borrow_all()
+        for holder in self.world.may_ask_again():
+            self.world.acquire_another(holder, 200.0)
+        self.let_all_settle()
+
+    @is_open
+    @rule()
+    def let_all_grow_old(self):
+        self.world.borrow_all()
+        self.world.release_all()
+        self.let_all_settle()
+        before = self.world.pool.stats()
+        for _ in range(24):  # for as long as the shortest life; a successor comes before its end
+            self.world.pass_time(0.1)
+            self.world.look_settled()
+            stats = self.world.pool.stats()
+            if not before.waiting and stats.idle == stats.size:
+                most = max(before.size, stats.min_size)
+                assert stats.size <= most, "one that was replaced is kept"
+
     # The pool
 
     @rule(bounds=sizes)
@@ -229,10 +281,13 @@ class PoolMachine(RuleBasedStateMachine):
     def check(self):
         self.world.control(self.world.pool.check())
 
-    @precondition(lambda self: self.world.era < 2)
-    @rule(timeout=st.sampled_from([0.0, 0.1, 10.0]))
-    def close(self, timeout):
+    @precondition(lambda self: self.may_close and self.world.era < 2)
+    @rule(timeout=st.sampled_from([0.0, 0.1, 10.0]), reopens_after=pauses)
+    def close(self, timeout, reopens_after):
         self.world.close(timeout)
+        if reopens_after is not None:
+            self.world.pass_time(reopens_after)
+            self.world.reopen()
 
     @precondition(lambda self: self.world.is_shut)
     @rule()
@@ -252,7 +307,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(
-    max_examples=int(MORE or 80),
+    max_examples=int(MORE or 220),
     stateful_step_count=40,
     deadline=None,
     derandomize=MORE is None,
