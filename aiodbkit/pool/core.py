@@ -316,6 +316,9 @@ class PoolCore(Generic[R]):
 
     def shed(self, now: float) -> None:
         """Refuse those in front who have waited too long, while the line does not get shorter."""
+        keeper = self._keeper
+        if keeper.counts[SlotState.CONNECTING] or len(keeper.slots) < self.max_size:
+            return  # they wait for connections to be opened: that is no overload
         while (waiter := self._queue.first) is not None:
             waited = now - waiter.since
             too_long = self._shedder.longest_wait(now, waited)

@@ -164,3 +164,13 @@ async def test_those_who_were_admitted_are_served_though_later_ones_are_refused(
         assert len(load.waits) == 6
         assert len(load.refused) == 14
         assert "held by" in str(load.refused[0])
+
+
+@virtual_time
+async def test_those_who_wait_for_a_slow_connect_are_no_overload():
+    script = Script(connect=0.3)
+    async with script.pool(max_size=4, shed_after=0.01) as pool:
+        leases = await asyncio.gather(*(pool.acquire(timeout=5) for _ in range(4)))
+        assert pool.stats().overloads == 0
+        for lease in leases:
+            pool.release(lease)
