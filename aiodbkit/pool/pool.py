@@ -53,7 +53,8 @@ class Pool(Upkeep[R], Generic[R]):
         is_dirty, is_closed: plain callables that cost nothing.
         prepare: async callable, run before each loan.
         abort: plain callable that drops a resource at once.
-        on_failure: plain callable, told of each exception that leaves a use of a resource.
+        on_failure: plain callable, told of each exception that leaves a `Slot` used as a context
+            manager, as an engine's verbs do; a block of `acquire()` tells it nothing.
         options: `PoolOptions`; or give its fields as keywords.
         connect_retry: how long to go on trying to open the first connections, and the pace of
             trying while a server is away.

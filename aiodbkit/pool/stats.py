@@ -73,7 +73,7 @@ class PoolStats:
         opened, closed: connections since the pool was opened.
         acquired: how often one was lent.
         timeouts, overloads: callers refused by ``acquire_timeout`` and ``max_waiting``.
-        errors: failed connects, checks and cleanings.
+        errors: failed connects, checks, cleanings and hooks.
         wait_time, hold_time, connect_time: the latest times, in seconds.
     """
 
