@@ -41,9 +41,18 @@ from aiodbkit.errors import (
 )
 from aiodbkit.factory import create_engine, register_backend
 from aiodbkit.factory import load_backend as _load_backend
-from aiodbkit.options import PoolOptions, RetryPolicy, TransactionOptions
+from aiodbkit.lifespan import lifespan
+from aiodbkit.options import (
+    PoolOptions,
+    RetryBudget,
+    RetryEvent,
+    RetryPolicy,
+    TransactionOptions,
+)
 from aiodbkit.pool import Lease, Pool, PoolStats
+from aiodbkit.retry import Attempt, Retrying, retry, retrying
 from aiodbkit.rows import Row
+from aiodbkit.session import Session
 from aiodbkit.sql import expand
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attempt",
     "CannotConnectError",
     "Capabilities",
     "CheckViolationError",
@@ -93,11 +103,15 @@ __all__ = [
     "ProgrammingError",
     "QueryTimeoutError",
     "ReadOnlyError",
+    "RetryBudget",
+    "RetryEvent",
     "RetryPolicy",
+    "Retrying",
     "Rollback",
     "Row",
     "SQLiteEngine",
     "SerializationError",
+    "Session",
     "SessionClosedError",
     "Stream",
     "TooManyConnectionsError",
@@ -107,7 +121,10 @@ __all__ = [
     "UniqueViolationError",
     "create_engine",
     "expand",
+    "lifespan",
     "register_backend",
+    "retry",
+    "retrying",
 ]
 
 

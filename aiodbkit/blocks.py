@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args
 from aiodbkit.connection import Connection
 from aiodbkit.errors import Error, InterfaceError, Rollback, TransactionScopeError
 from aiodbkit.options import ChildTasks, RetryPolicy, TransactionOptions, choice
-from aiodbkit.retry import run_with_retry
-from aiodbkit.scope import Scope, current_connection, find_scope
+from aiodbkit.scope import Place, Scope, current_place, find_scope
 from aiodbkit.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -97,13 +96,16 @@ class ConnectionBlock(Block[Connection]):
 
     async def _enter(self) -> Connection:
         if not self._separate:
-            current = current_connection(self._engine)
+            current = current_place(self._engine)
             if current is not None:
-                return current
-        connection = await self._engine._borrow()
+                return await current._take_hold()
+        connection = self._borrowed = await self._engine._borrow()
         self._scope = Scope(self._engine, connection)
         self._scope.enter()
         return connection
+
+    async def _take_hold(self) -> Connection:
+        return await self._enter()
 
     async def _exit(self, error: BaseException | None) -> bool:  # noqa: ARG002
         self.leave()
@@ -114,7 +116,7 @@ class ConnectionBlock(Block[Connection]):
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.leave()
-            scope.connection._leave()
+            self._borrowed._leave()
 
     def _again(self) -> ConnectionBlock:
         return ConnectionBlock(self._engine, separate=self._separate)
@@ -133,7 +135,7 @@ class TransactionBlock(Block[Transaction]):
         force_rollback: bool = False,
         child_tasks: ChildTasks | None = None,
         retry: RetryPolicy | None = None,
-        connection: Connection | None = None,
+        place: Place | None = None,
     ) -> None:
         choice("child_tasks", child_tasks, (None, *get_args(ChildTasks)))
         self._engine = engine
@@ -141,7 +143,7 @@ class TransactionBlock(Block[Transaction]):
         self._force_rollback = force_rollback
         self._child_tasks: ChildTasks | None = child_tasks
         self._retry = retry
-        self._given = connection
+        self._given = place
         self._holder = ConnectionBlock(engine)
         self._transaction: Transaction | None = None
 
@@ -155,7 +157,7 @@ class TransactionBlock(Block[Transaction]):
         return await self._begin()
 
     async def _begin(self) -> Transaction:
-        connection = self._given or await self._holder._enter()
+        connection = await (self._given or self._holder)._take_hold()
         try:
             self._refuse_shared(connection)
             modes = self._child_tasks or self._engine.options.child_tasks
@@ -172,7 +174,7 @@ class TransactionBlock(Block[Transaction]):
         if (
             self._given is None
             and scope is not None
-            and scope.connection is connection
+            and scope.place._held is connection
             and not scope.is_own
         ):
             raise TransactionScopeError(
@@ -183,17 +185,24 @@ class TransactionBlock(Block[Transaction]):
     async def _exit(self, error: BaseException | None) -> bool:
         transaction = self._transaction
         assert transaction is not None
-        commit = error is None and not self._force_rollback
+        failure: Error | None = None
         try:
-            await transaction.finish(commit=commit)
-        except Error as failure:
-            if error is None:
-                raise
-            error.add_note(f"and then its transaction could not be rolled back: {failure}")
+            await transaction.finish(commit=error is None and not self._force_rollback)
+        except Error as problem:
+            failure = problem
         finally:
             transaction.leave()
             self._holder.leave()
-        await transaction.run_hooks()
+        try:
+            await transaction.run_hooks()  # of a failed commit too, which is a rollback
+        except Exception as problem:
+            if failure is None:
+                raise
+            failure.add_note(f"and then a hook failed: {type(problem).__name__}: {problem}")
+        if failure is not None and error is None:
+            raise failure
+        if failure is not None and error is not None:
+            error.add_note(f"and then its transaction could not be rolled back: {failure}")
         return isinstance(error, Rollback)
 
     def _again(self) -> TransactionBlock:
@@ -202,27 +211,19 @@ class TransactionBlock(Block[Transaction]):
             self._options,
             force_rollback=self._force_rollback,
             child_tasks=self._child_tasks,
-            connection=self._given,
+            place=self._given,
         )
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Run each call of an async function in a transaction of its own, or a nested one."""
         once = super().__call__(function)
-        policy = self._retry
-        if policy is None:
+        if self._retry is None:
             return once
-
-        @functools.wraps(function)
-        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-            if self._is_nested():  # only the outermost transaction can be repeated
-                return await once(*args, **kwargs)
-            return await run_with_retry(policy, lambda: once(*args, **kwargs))
-
-        return wrapper
+        # Only the outermost transaction can be repeated.
+        return self._engine._retry_by(self._retry, self._is_nested)(once)
 
     def _is_nested(self) -> bool:
-        connection = self._given or current_connection(self._engine)
-        return connection is not None and connection.in_transaction
+        return self._engine._is_in_transaction(self._given)
 
 
 class ExecutionContext(Block[Connection]):
@@ -239,9 +240,7 @@ class ExecutionContext(Block[Connection]):
     async def _enter(self) -> Connection:
         connection = await self._holder._enter()
         if self._with_transaction:
-            self._inner = TransactionBlock(
-                self._engine, TransactionOptions(), connection=connection
-            )
+            self._inner = TransactionBlock(self._engine, TransactionOptions(), place=connection)
             try:
                 await self._inner._begin()
             except BaseException:

@@ -55,7 +55,8 @@ class Connection(LooseLease[DriverConnection], Verbs):
     )
 
     def __init__(self, engine: Engine, slot: Slot[DriverConnection]) -> None:
-        super().__init__(engine.pool, slot)
+        # The pool that lent it; a sandbox may have taken the place of the engine's since.
+        super().__init__(slot._owner, slot)  # type: ignore[arg-type]
         self._engine = engine
         self._driver = slot.resource
         self._command_timeout = engine.options.command_timeout
@@ -102,6 +103,18 @@ class Connection(LooseLease[DriverConnection], Verbs):
         if innermost is None or self._has_ended or not innermost.is_active:
             return None
         return innermost
+
+    @property
+    def _held(self) -> Connection:
+        return self
+
+    @property
+    def _open_to_children(self) -> ChildTasks | None:
+        transaction = self._transaction
+        return None if transaction is None else transaction.child_tasks
+
+    async def _take_hold(self, limit: float | None = None) -> Connection:  # noqa: ARG002
+        return self
 
     @property
     def _transaction_lost(self) -> BaseException | None:
@@ -333,7 +346,7 @@ class Connection(LooseLease[DriverConnection], Verbs):
             ),
             force_rollback=force_rollback,
             child_tasks=child_tasks,
-            connection=self,
+            place=self,
         )
 
     async def begin(

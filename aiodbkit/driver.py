@@ -108,6 +108,10 @@ class Driver(ABC):
     def quote(self, identifier: str) -> str:
         """Return one identifier (no dots) quoted for SQL."""
 
+    def only_reads(self, sql: str) -> bool:  # noqa: ARG002
+        """Whether a statement surely changes nothing: it may be sent twice then."""
+        return False
+
 
 class DriverCursor(ABC):
     """Rows of one statement, taken in batches: constant memory."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
-from operator import attrgetter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, overload
 
-from aiodbkit._text import listed, near
 from aiodbkit.blocks import ConnectionBlock, ExecutionContext, TransactionBlock
+from aiodbkit.configuration import configure
 from aiodbkit.connection import Connection
 from aiodbkit.driver import Capabilities, Driver, DriverConnection, Params
+from aiodbkit.engine_pool import EnginePool
 from aiodbkit.errors import (
-    ConfigurationError,
-    Error,
     InterfaceError,
     PoolClosedError,
     QueryTimeoutError,
+    TransactionScopeError,
 )
 from aiodbkit.options import (
     ChildTasks,
@@ -27,71 +26,28 @@ from aiodbkit.options import (
     Isolation,
     LockMode,
     PoolOptions,
+    RetryBudget,
     RetryPolicy,
     TransactionOptions,
-    seconds,
 )
-from aiodbkit.pool import Acquire, Pool, Slot
+from aiodbkit.pool import Slot
 from aiodbkit.pool.slot import SlotState
-from aiodbkit.scope import current_connection
+from aiodbkit.retry import Retry, decorator, policy_of
+from aiodbkit.scope import Place, current_place
+from aiodbkit.session import Session
 from aiodbkit.stream import Stream
 from aiodbkit.turns import Turns
-from aiodbkit.url import convert_option, parse_url
 from aiodbkit.verbs import Turn, Verbs, time_left, waited
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Engine", "EnginePool"]
+    from aiodbkit.portal import Portal
+
+__all__ = ["Engine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_TARGET = ("host", "port", "user", "password", "database")
-_POOL_HINTS = get_type_hints(PoolOptions)
-_ENGINE_HINTS = get_type_hints(EngineOptions)
-
-
-class EnginePool(Pool[DriverConnection]):
-    """An engine's pool: lends `Connection`s, and opens itself with the first of them."""
-
-    def __init__(self, engine: Engine) -> None:
-        options = engine.options
-        super().__init__(
-            engine._open_connection,
-            close=_close,
-            ping=_ping,
-            clean=engine._clean_connection,
-            is_dirty=attrgetter("is_dirty") if options.on_release is None else _yes,
-            is_closed=attrgetter("is_closed"),
-            prepare=None if options.on_acquire is None else engine._prepare_connection,
-            abort=_abort,
-            on_failure=_note_failure,
-            options=engine.pool_options,
-            connect_retry=options.connect_retry,
-        )
-        self._engine = engine
-
-    def acquire(self, *, timeout: float | None = None) -> Acquire[Connection]:
-        """Borrow a connection; see `Pool.acquire`."""
-        if timeout is not None:
-            seconds("timeout", timeout, optional=True)
-        return Acquire(self, timeout)
-
-    def lend(self, slot: Slot[DriverConnection]) -> Connection:
-        """Make the connection of a slot that was taken for a block."""
-        return Connection(self._engine, slot)
-
-    def hand_out(self, slot: Slot[DriverConnection]) -> Connection:
-        """Make the connection of a slot that was taken without a block."""
-        slot.is_handed_out = True
-        return Connection(self._engine, slot)
-
-    async def wait(self, timeout: float | None = None) -> Slot[DriverConnection]:
-        """Stand in line for a slot; see `acquire`."""
-        if not self.is_open or self._engine._opening.taken:
-            await self._engine._connect_by_itself()
-        return await super().wait(timeout)
 
 
 class Engine(Verbs):
@@ -117,6 +73,7 @@ class Engine(Verbs):
         self._pool: EnginePool | None = None
         self._command_timeout: float | None = None
         self._opening = Turns()
+        self._opened_hooks: list[Callable[[DriverConnection], None]] = []
         self._take: Callable[[], Slot[DriverConnection] | None] = self._take_from_deferred
         self._deferred_options = options
         if url is not None:
@@ -144,50 +101,19 @@ class Engine(Verbs):
         """
         if self._pool is not None and not self._pool.was_closed and self._driver is not None:
             raise InterfaceError("init(): this engine has its database; close() it first")
-        merged = {**self._deferred_options, **options}
-        name, target = self._read_url(url, merged)
-        target.update({key: merged.pop(key) for key in _TARGET if key in merged})
-        pool_options = {key: merged.pop(key) for key in list(merged) if key in _POOL_HINTS}
-        engine_options = {key: merged.pop(key) for key in list(merged) if key in _ENGINE_HINTS}
-        self._refuse_unknown(merged)
-        pool_options.setdefault("name", name)
-        self.pool_options = PoolOptions(**pool_options)
-        self.options = EngineOptions(**engine_options)
+        configured = configure(
+            type(self).__name__,
+            self.schemes,
+            self.driver_options(),
+            url,
+            {**self._deferred_options, **options},
+        )
+        self.pool_options = configured.pool
+        self.options = configured.engine
         self._command_timeout = self.options.command_timeout
-        self._driver = self._create_driver(target, merged)
+        self._driver = self._create_driver(configured.target, configured.driver)
         self._pool = EnginePool(self)
         self._take = self._pool.take
-
-    def _read_url(self, url: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return a name for messages and the target; the URL's options go below those given."""
-        if url is None:
-            place = options.get("host") or "localhost"
-            return f"{self.schemes[0]}://{place}/{options.get('database') or ''}", {}
-        parsed = parse_url(url)
-        if parsed.scheme not in self.schemes:
-            raise ConfigurationError(
-                f"{type(self).__name__} takes URLs that begin with {listed(self.schemes)}; "
-                f"this one begins with {parsed.scheme}://"
-            )
-        hints: dict[str, Any] = {**self.driver_options(), **_POOL_HINTS, **_ENGINE_HINTS}
-        for name, text in parsed.query.items():
-            if name in _TARGET or name not in hints:
-                options.setdefault(name, text)
-            else:
-                options.setdefault(name, convert_option(name, text, hints[name]))
-        target = {name: value for name in _TARGET if (value := getattr(parsed, name)) is not None}
-        if len(parsed.hosts) > 1:
-            target["hosts"] = list(parsed.hosts)
-        return str(parsed).partition("?")[0], target
-
-    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
-        known = [*_TARGET, *_POOL_HINTS, *_ENGINE_HINTS, *self.driver_options()]
-        for name in options:
-            if name not in known:
-                raise ConfigurationError(
-                    f"unknown option {name!r}{near(name, known)}: neither {type(self).__name__} "
-                    "nor its driver knows it"
-                )
 
     # Life
 
@@ -236,7 +162,7 @@ class Engine(Verbs):
 
         After that their connections are cut. Safe to call again, and to be cancelled.
         """
-        if self._pool is None or self._driver is None:
+        if self._pool is None or self._driver is None or self._pool.is_sandbox:
             return
         await self._opening.take()
         try:
@@ -256,6 +182,15 @@ class Engine(Verbs):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:  # noqa: ARG002 - as it is called
+        """Open the engine for as long as an ASGI app runs: ``FastAPI(lifespan=db.lifespan)``.
+
+        `aiodbkit.lifespan` is for several engines, or an app that has a lifespan of its own.
+        """
+        async with self:
+            yield
 
     def __repr__(self) -> str:
         name = self._pool.name if self._pool is not None else "deferred"
@@ -287,7 +222,8 @@ class Engine(Verbs):
 
     def current_connection(self) -> Connection | None:
         """Return the connection that this task's block holds, or None."""
-        return current_connection(self)
+        place = current_place(self)
+        return None if place is None else place._held
 
     def transaction(
         self,
@@ -329,6 +265,40 @@ class Engine(Verbs):
             retry=retry,
         )
 
+    def session(
+        self,
+        *,
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        deferrable: bool = False,
+        mode: LockMode | None = None,
+        child_tasks: ChildTasks | None = None,
+    ) -> Session:
+        """A unit of work for a block, which takes a connection with its first statement.
+
+        It commits at the end and rolls back on any exception; see `Session`.
+
+        Args:
+            read_only: writes are refused.
+            isolation, deferrable, mode, child_tasks: as of `transaction`.
+
+        Raises:
+            NotSupportedError: at the first statement: this backend cannot do what was asked.
+        """
+        options = TransactionOptions(
+            isolation=isolation, read_only=read_only, deferrable=deferrable, mode=mode
+        )
+        return Session(self, options, child_tasks)
+
+    def portal(self) -> Portal:
+        """The verbs for threads without an event loop: ``with db.portal() as sync_db:``.
+
+        The engine runs in a loop on a thread of its own meanwhile; see `Portal`.
+        """
+        from aiodbkit.portal import portal_of  # noqa: PLC0415 - few programs need it
+
+        return portal_of(self)
+
     def _transaction_block(
         self,
         options: TransactionOptions,
@@ -336,7 +306,7 @@ class Engine(Verbs):
         force_rollback: bool,
         child_tasks: ChildTasks | None,
         retry: RetryPolicy | None = None,
-        connection: Connection | None = None,
+        place: Place | None = None,
     ) -> TransactionBlock:
         return TransactionBlock(
             self,
@@ -344,7 +314,7 @@ class Engine(Verbs):
             force_rollback=force_rollback,
             child_tasks=child_tasks,
             retry=retry,
-            connection=connection,
+            place=place,
         )
 
     async def run_in_transaction(
@@ -364,21 +334,64 @@ class Engine(Verbs):
 
         return await block(call)()
 
+    # Again
+
+    @overload
+    def retry(self, function: Callable[P, Awaitable[T]], /) -> Callable[P, Awaitable[T]]: ...
+    @overload
+    def retry(self, policy: RetryPolicy | None = None, /, **figures: Any) -> Retry: ...
+    def retry(self, policy: Any = None, /, **figures: Any) -> Any:
+        """Run each call of an async function again on errors that are worth it.
+
+        As `aiodbkit.retry`, with this engine's `retry_budget`; and inside an open transaction of
+        this engine it is called once, as only the whole transaction can be repeated.
+
+        Raises:
+            TypeError: when decorating what is no async function.
+            ConfigurationError: a figure that cannot be.
+        """
+        if callable(policy):
+            function: Any = policy
+            return self._retry_by(policy_of(None, figures), self._is_in_transaction)(function)
+        return self._retry_by(policy_of(policy, figures), self._is_in_transaction)
+
+    def _retry_by(self, policy: RetryPolicy, runs_once: Callable[[], bool]) -> Retry:
+        return decorator(policy, budget=self._retry_budget, runs_once=runs_once)
+
+    def _retry_budget(self) -> RetryBudget | None:
+        return None if self._pool is None else self.options.retry_budget
+
+    def _is_in_transaction(self, place: Place | None = None) -> bool:
+        try:
+            place = place or current_place(self)
+        except TransactionScopeError:  # its parent's transaction, through what was handed over
+            return True
+        if place is None:
+            return False
+        held = place._held
+        return place._open_to_children is not None or (held is not None and held.in_transaction)
+
     # Where statements run
 
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
-        connection = current_connection(self)
-        if connection is not None:
-            return connection._use()
+        place = current_place(self)
+        if place is not None:
+            return place._use()
         return self._take()
+
+    def _may_read_again(self, sql: str) -> bool:
+        if not self.options.retry_reads or current_place(self) is not None:
+            return False
+        assert self._driver is not None
+        return self._driver.only_reads(sql)
 
     def _take_from_deferred(self) -> None:
         _ = self.pool  # refuses
 
     async def _wait(self, limit: float | None) -> Turn:
-        connection = current_connection(self)
-        if connection is not None:
-            return await connection._wait(limit)
+        place = current_place(self)
+        if place is not None:
+            return await place._wait(limit)
         slot, left = await self._wait_for_slot(limit)
         return waited(slot, limit, left)
 
@@ -388,11 +401,12 @@ class Engine(Verbs):
         """Stand in line for as long as ``limit`` allows; return what is left of it, too."""
         since = monotonic()
         longest = self.pool_options.acquire_timeout
-        slot = await self.pool.wait(longest if limit is None else min(limit, longest))
+        pool = self.pool
+        slot = await pool.wait(longest if limit is None else min(limit, longest))
         try:
             return slot, time_left(limit, since)
         except QueryTimeoutError:
-            self.pool.give_back(slot)
+            pool.give_back(slot)
             raise
 
     async def _borrow(self) -> Connection:
@@ -407,9 +421,14 @@ class Engine(Verbs):
     async def _connection_for_stream(
         self, limit: float | None
     ) -> tuple[Connection, bool, float | None]:
-        connection = current_connection(self)
-        if connection is not None:
-            return connection, False, limit
+        place = current_place(self)
+        if place is not None:
+            since = monotonic()
+            connection = await place._take_hold(limit)
+            return connection, False, time_left(limit, since)
+        return await self._lease_for(limit)
+
+    async def _lease_for(self, limit: float | None) -> tuple[Connection, bool, float | None]:
         slot, left = self._take(), limit
         if slot is None:
             slot, left = await self._wait_for_slot(limit)
@@ -427,6 +446,8 @@ class Engine(Verbs):
             if self.options.on_connect is not None:
                 await self._run_hook(self.options.on_connect, opened)
             opened.keep_session()
+            for hook in self._opened_hooks:
+                hook(opened)
         except BaseException:
             opened.abort()
             raise
@@ -452,25 +473,3 @@ class Engine(Verbs):
             await hook(connection)
         finally:
             connection._end()
-
-
-def _note_failure(driver: DriverConnection, error: BaseException) -> None:
-    """Only an `Error` says that the connection is still in step with the server."""
-    if not isinstance(error, Error):
-        driver.suspect = True
-
-
-async def _close(driver: DriverConnection) -> None:
-    await driver.close()
-
-
-async def _ping(driver: DriverConnection) -> None:
-    await driver.ping()
-
-
-def _abort(driver: DriverConnection) -> None:
-    driver.abort()
-
-
-def _yes(_driver: DriverConnection) -> bool:
-    return True

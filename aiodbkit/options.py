@@ -14,6 +14,8 @@ __all__ = [
     "EngineOptions",
     "Isolation",
     "PoolOptions",
+    "RetryBudget",
+    "RetryEvent",
     "RetryPolicy",
     "TransactionOptions",
 ]
@@ -119,6 +121,67 @@ class PoolOptions:
             )
 
 
+class RetryBudget:
+    """What many retries share, so that an outage is not multiplied by them.
+
+    Every piece of work that succeeds at its first try earns a part of a retry; every retry costs
+    a whole one. While most work succeeds there is always enough; in an outage the reserve is soon
+    used up, and errors go through at once. (gRPC throttles its retries in this manner.)
+
+    Args:
+        ratio: of a retry, earned by each success.
+        reserve: retries that are there at the start, and the most that are kept.
+    """
+
+    __slots__ = ("_left", "ratio", "reserve")
+
+    def __init__(self, *, ratio: float = 0.1, reserve: int = 10) -> None:
+        seconds("ratio", ratio)
+        count("reserve", reserve, least=1)
+        self.ratio = ratio
+        self.reserve = reserve
+        self._left = float(reserve)
+
+    @property
+    def left(self) -> float:
+        """How many retries can be paid for."""
+        return self._left
+
+    def earn(self) -> None:
+        """Take note of a success at the first try."""
+        self._left = min(self._left + self.ratio, float(self.reserve))
+
+    def spend(self) -> bool:
+        """Pay for a retry; False if there is not enough."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self._left:.1f} of {self.reserve}>"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryEvent:
+    """What `RetryPolicy.before_retry` is told.
+
+    Attributes:
+        name: of the function that is to run again.
+        attempt: number of the try that failed, from 1.
+        wait: seconds until the next one.
+        error: why it failed.
+    """
+
+    name: str
+    attempt: int
+    wait: float
+    error: Exception
+
+
+RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
     """How often and how fast to try again: waits ``backoff * 2**n``, full jitter.
@@ -130,6 +193,11 @@ class RetryPolicy:
         max_elapsed: no retry starts later than this many seconds after the first try; None is
             no bound.
         jitter: wait a random part of each pause, so that clients do not retry in step.
+        on: which errors are worth another try: a class, a tuple of classes, or a function of the
+            error. None is those whose ``is_transient`` is true. A `CommitUnknownError` may have
+            taken effect: it is meant only if it is named itself.
+        before_retry: called with a `RetryEvent` before each pause; sync or async.
+        budget: a `RetryBudget` to share; None is the engine's, where there is one.
     """
 
     max_retries: int = 3
@@ -137,12 +205,32 @@ class RetryPolicy:
     max_backoff: float = 5.0
     max_elapsed: float | None = 30.0
     jitter: bool = True
+    on: RetryOn | None = None
+    before_retry: Callable[[RetryEvent], Any] | None = None
+    budget: RetryBudget | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.on, type):
+            object.__setattr__(self, "on", (self.on,))
+        self._check_on()
+        if not (self.before_retry is None or callable(self.before_retry)):
+            raise _refuse("before_retry", self.before_retry, "a callable")
+        if not isinstance(self.budget, RetryBudget | None):
+            raise _refuse("budget", self.budget, "a RetryBudget")
         count("max_retries", self.max_retries)
         seconds("backoff", self.backoff)
         seconds("max_backoff", self.max_backoff)
         seconds("max_elapsed", self.max_elapsed, optional=True)
+
+    def _check_on(self) -> None:
+        wanted = "exception classes, or a function of the error"
+        if isinstance(self.on, tuple):
+            given: tuple[Any, ...] = self.on
+            for each in given:
+                if not (isinstance(each, type) and issubclass(each, Exception)):
+                    raise _refuse("on", each, wanted)
+        elif not (self.on is None or callable(self.on)):
+            raise _refuse("on", self.on, wanted)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +282,10 @@ class EngineOptions:
         on_release: async callable, given the `Connection` after each loan.
         connection_factory: async callable that returns a raw driver connection.
         connect_retry: how long to go on trying to open connections.
+        retry_budget: shared by all retries of this engine.
+        retry_reads: whether a fetch verb of the engine, outside of any block, sends a statement
+            that only reads once more when its connection was lost in flight. A SELECT counts as
+            reading whatever functions of yours it calls.
     """
 
     command_timeout: float | None = None
@@ -204,6 +296,8 @@ class EngineOptions:
     on_release: ConnectionHook | None = None
     connection_factory: Callable[[], Awaitable[Any]] | None = None
     connect_retry: RetryPolicy | None = None
+    retry_budget: RetryBudget | None = None
+    retry_reads: bool = False
 
     def __post_init__(self) -> None:
         seconds("command_timeout", self.command_timeout, optional=True)
@@ -216,6 +310,10 @@ class EngineOptions:
                 raise _refuse(name, getattr(self, name), "an async callable")
         if not isinstance(self.connect_retry, RetryPolicy | None):
             raise _refuse("connect_retry", self.connect_retry, "a RetryPolicy")
+        if not isinstance(self.retry_budget, RetryBudget | None):
+            raise _refuse("retry_budget", self.retry_budget, "a RetryBudget")
+        if not isinstance(self.retry_reads, bool):
+            raise _refuse("retry_reads", self.retry_reads, "True or False")
 
 
 ENGINE_OPTION_NAMES = frozenset(field.name for field in fields(EngineOptions))

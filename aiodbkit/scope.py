@@ -8,38 +8,60 @@ accident, and we know that it is a child: if its parent is in a transaction, it 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiodbkit.errors import TransactionScopeError
 from aiodbkit.options import ChildTasks
 
 if TYPE_CHECKING:
     from aiodbkit.connection import Connection
+    from aiodbkit.driver import DriverConnection
+    from aiodbkit.verbs import Turn
 
-__all__ = ["Scope", "current_connection", "find_scope"]
+__all__ = ["Place", "Scope", "current_place", "find_scope"]
+
+
+class Place(Protocol):
+    """Where the statements of a task run: on a connection, or in a session that may take one."""
+
+    @property
+    def _held(self) -> Connection | None:
+        """The connection that it has now."""
+
+    @property
+    def _open_to_children(self) -> ChildTasks | None:
+        """What its transaction is to a child task; None where there is no transaction."""
+
+    def _use(self) -> AbstractContextManager[DriverConnection] | None: ...
+    async def _wait(self, limit: float | None) -> Turn: ...
+    async def _take_hold(self, limit: float | None = None) -> Connection:
+        """Return the connection; a session takes one and begins."""
+        ...
+
 
 # Engine -> its innermost scope. The mapping is replaced, never changed: contexts share it.
 _scopes: ContextVar[dict[Any, Scope]] = ContextVar("aiodbkit_scopes", default={})  # noqa: B039
 
 
 class Scope:
-    """One task's hold on one connection, from `enter` to `leave`."""
+    """One task's hold on one place, from `enter` to `leave`."""
 
     __slots__ = (
         "_engine",
         "_mapping",
         "_outer",
         "_previous",
-        "connection",
         "deputy",
         "ended",
         "owner",
+        "place",
     )
 
-    def __init__(self, engine: Any, connection: Connection) -> None:
+    def __init__(self, engine: Any, place: Place) -> None:
         self._engine = engine
-        self.connection = connection
+        self.place = place
         self.owner = asyncio.current_task()
         self.deputy: asyncio.Task[Any] | None = None  # acts for the owner, which waits for it
         self.ended = False
@@ -83,8 +105,8 @@ def find_scope(engine: Any) -> Scope | None:
     return scope
 
 
-def current_connection(engine: Any) -> Connection | None:
-    """Return the connection that this task's statements belong on, or None to take one.
+def current_place(engine: Any) -> Place | None:
+    """Return where this task's statements belong, or None to take a connection for each.
 
     Raises:
         TransactionScopeError: this is a child task, and its parent's transaction is open.
@@ -96,20 +118,18 @@ def current_connection(engine: Any) -> Connection | None:
     if scope is None:
         return None
     if scope.is_own:
-        return scope.connection
+        return scope.place
     return _for_child(scope)
 
 
-def _for_child(scope: Scope | None) -> Connection | None:
+def _for_child(scope: Scope | None) -> Place | None:
     """Decide for a task that inherited the scope: refuse, share, or None for its own."""
     while scope is not None:
-        transaction = None if scope.ended else scope.connection._transaction
-        if transaction is not None:
-            mode: ChildTasks = transaction.child_tasks
-            if mode == "share":
-                return scope.connection
-            if mode == "error":
-                raise _refusal(scope)
+        mode = None if scope.ended else scope.place._open_to_children
+        if mode == "share":
+            return scope.place
+        if mode == "error":
+            raise _refusal(scope)
         scope = scope.outer
     return None
 

@@ -21,6 +21,7 @@ from aiodbkit.rows import converter, make_rows
 if TYPE_CHECKING:
     from aiodbkit.connection import Connection
     from aiodbkit.engine import Engine
+    from aiodbkit.session import Session
 
 __all__ = ["Stream"]
 
@@ -43,7 +44,7 @@ class Stream(Generic[T]):
 
     def __init__(  # noqa: PLR0917 - made by iterate() alone
         self,
-        source: Engine | Connection,
+        source: Engine | Connection | Session,
         sql: str,
         params: Params,
         into: Any,

@@ -15,8 +15,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from aiodbkit.driver import DriverConnection, ExecuteResult, Params
-from aiodbkit.errors import ProgrammingError, QueryTimeoutError
+from aiodbkit.driver import DriverConnection, ExecuteResult, Fetched, Params
+from aiodbkit.errors import ConnectionLostError, ProgrammingError, QueryTimeoutError
 from aiodbkit.inserting import rows_in_order
 from aiodbkit.options import count, seconds
 from aiodbkit.rows import Row, column_values, converter, first_row, make_rows, value
@@ -61,6 +61,20 @@ class Verbs:
         self, sql: str, params: Params, into: Any, batch_size: int, timeout: float | None
     ) -> Stream[Any]:
         raise NotImplementedError
+
+    def _may_read_again(self, sql: str) -> bool:  # noqa: ARG002 - an engine may, see there
+        """Whether ``sql``, whose connection was lost, may be sent once more, on another one."""
+        return False
+
+    async def _read_again(
+        self, sql: str, params: Params, timeout: float | None, since: float, most: int = 0
+    ) -> Fetched:
+        """Read on another connection, in the time that is left."""
+        limit = time_left(self._limit(timeout), since)
+        if (turn := self._use()) is None:
+            turn, limit = await self._wait(limit)
+        with turn as driver:
+            return await driver.fetch(sql, params, limit, most)
 
     def _limit(self, timeout: float | None) -> float | None:
         if timeout is None:
@@ -132,10 +146,16 @@ class Verbs:
     ) -> Any:
         """Return all rows, as `Row` or as ``into`` makes them."""
         limit = self._limit(timeout)
-        if (turn := self._use()) is None:
-            turn, limit = await self._wait(limit)
-        with turn as driver:
-            columns, rows = await driver.fetch(sql, params, limit)
+        since = 0.0 if limit is None else monotonic()
+        try:
+            if (turn := self._use()) is None:
+                turn, limit = await self._wait(limit)
+            with turn as driver:
+                columns, rows = await driver.fetch(sql, params, limit)
+        except ConnectionLostError:
+            if not self._may_read_again(sql):
+                raise
+            columns, rows = await self._read_again(sql, params, timeout, since)
         if not rows:
             return []
         if into is None:
@@ -164,10 +184,16 @@ class Verbs:
     ) -> Any:
         """Return the first row, or None when there is none."""
         limit = self._limit(timeout)
-        if (turn := self._use()) is None:
-            turn, limit = await self._wait(limit)
-        with turn as driver:
-            columns, rows = await driver.fetch(sql, params, limit, 1)
+        since = 0.0 if limit is None else monotonic()
+        try:
+            if (turn := self._use()) is None:
+                turn, limit = await self._wait(limit)
+            with turn as driver:
+                columns, rows = await driver.fetch(sql, params, limit, 1)
+        except ConnectionLostError:
+            if not self._may_read_again(sql):
+                raise
+            columns, rows = await self._read_again(sql, params, timeout, since, 1)
         if not rows:
             return None
         if into is None:
@@ -184,10 +210,16 @@ class Verbs:
     ) -> Any:
         """Return one value of the first row, or None when there is no row."""
         limit = self._limit(timeout)
-        if (turn := self._use()) is None:
-            turn, limit = await self._wait(limit)
-        with turn as driver:
-            columns, rows = await driver.fetch(sql, params, limit, 1)
+        since = 0.0 if limit is None else monotonic()
+        try:
+            if (turn := self._use()) is None:
+                turn, limit = await self._wait(limit)
+            with turn as driver:
+                columns, rows = await driver.fetch(sql, params, limit, 1)
+        except ConnectionLostError:
+            if not self._may_read_again(sql):
+                raise
+            columns, rows = await self._read_again(sql, params, timeout, since, 1)
         return value(columns, rows, column)
 
     async def fetch_column(
@@ -200,10 +232,16 @@ class Verbs:
     ) -> list[Any]:
         """Return the values of one column."""
         limit = self._limit(timeout)
-        if (turn := self._use()) is None:
-            turn, limit = await self._wait(limit)
-        with turn as driver:
-            columns, rows = await driver.fetch(sql, params, limit)
+        since = 0.0 if limit is None else monotonic()
+        try:
+            if (turn := self._use()) is None:
+                turn, limit = await self._wait(limit)
+            with turn as driver:
+                columns, rows = await driver.fetch(sql, params, limit)
+        except ConnectionLostError:
+            if not self._may_read_again(sql):
+                raise
+            columns, rows = await self._read_again(sql, params, timeout, since)
         return column_values(columns, rows, column)
 
     @overload

@@ -96,7 +96,7 @@ class LooseLease(Lease[R]):
     __slots__ = ()
 
     def __del__(self) -> None:
-        if self._slot is None:
+        if getattr(self, "_slot", None) is None:  # not even made, maybe
             return
         try:
             warnings.warn(

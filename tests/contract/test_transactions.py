@@ -275,10 +275,14 @@ async def test_a_failing_commit_raises_and_leaves_a_clean_connection(
     await one.execute(
         f"create table pets (id integer, owner integer references people (id) {sql.deferred_key})"
     )
+    ended = []
     with pytest.raises(aiodbkit.ForeignKeyViolationError):
-        async with one.transaction():
+        async with one.transaction() as tx:
+            tx.on_commit(lambda: ended.append("committed"))
+            tx.on_rollback(lambda: ended.append("rolled back"))
             await one.execute("insert into pets (id, owner) values (1, 99)")
             await add(one, 5)
+    assert ended == ["rolled back"]
     assert await one.fetch_column(IDS) == []
     assert await one.fetch_val("select count(*) from pets") == 0
     await assert_whole(one)

@@ -15,7 +15,10 @@ from aiodbkit import (
     MySQLEngine,
     Pool,
     PostgresEngine,
+    RetryEvent,
+    RetryPolicy,
     Row,
+    Session,
     SQLiteEngine,
     Transaction,
 )
@@ -179,6 +182,86 @@ async def decorators(db: Engine) -> None:
     assert_type(await report("2024"), list[Row])
     await audit("x")
     await transfer("1", 2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await transfer(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def sessions(db: Engine) -> None:
+    async with db.session() as session:
+        assert_type(session, Session)
+        assert_type(await session.fetch_all("select 1", into=User), list[User])
+        assert_type(await session.fetch_one("select 1"), Row | None)
+        assert_type(await session.execute("delete from t"), ExecuteResult)
+        async for user in session.iterate("select 1", into=User):
+            assert_type(user, User)
+        session.on_commit(lambda: asyncio.sleep(0))
+        session.on_rollback(lambda: None)
+        session.set_rollback_only()
+        await session.commit()
+        await session.rollback()
+        assert_type(session.is_closed, bool)
+        async with session.transaction() as tx:
+            assert_type(tx, Transaction)
+    async with db.session(read_only=True, isolation="serializable", child_tasks="share"):
+        pass
+
+
+async def retries(db: Engine) -> None:
+    def told(event: RetryEvent) -> None:
+        assert_type(event.error, Exception)
+        assert_type(event.wait, float)
+
+    policy = RetryPolicy(max_retries=5, backoff=0.1, on=OSError, before_retry=told)
+
+    @aiodbkit.retry
+    async def bare(number: int) -> str:
+        return str(number)
+
+    @aiodbkit.retry(max_retries=3, backoff=0.1, max_backoff=5.0, max_elapsed=None, jitter=True)
+    async def with_figures(number: int, *, text: str = "") -> list[int]:
+        return [number, len(text)]
+
+    @aiodbkit.retry(policy)
+    async def with_policy() -> User:
+        return User(1, "x")
+
+    @db.retry
+    async def of_engine(number: int) -> int:
+        return number
+
+    @db.retry(on=(OSError, ValueError), before_retry=told)
+    async def of_engine_with_figures(number: int) -> int:
+        return number
+
+    @db.transaction(isolation="serializable", retry=policy)
+    async def transfer(source: int, target: int) -> float:
+        return float(source + target)
+
+    class Service:
+        @aiodbkit.retry(max_retries=1)
+        async def do(self, number: int) -> bytes:
+            return bytes(number)
+
+        @db.transaction(retry=policy)
+        async def save(self, text: str) -> int:
+            return len(text)
+
+    assert_type(await bare(1), str)
+    assert_type(await with_figures(1, text="x"), list[int])
+    assert_type(await with_policy(), User)
+    assert_type(await of_engine(1), int)
+    assert_type(await of_engine_with_figures(1), int)
+    assert_type(await transfer(1, 2), float)
+    assert_type(await Service().do(1), bytes)
+    assert_type(await Service().save("x"), int)
+    assert_type(await db.run_in_transaction(bare, 1, retry=policy), str)
+    async for attempt in aiodbkit.retrying(max_retries=3):
+        async with attempt:
+            assert_type(attempt.number, int)
+    async for attempt in aiodbkit.retrying(policy):
+        async with attempt:
+            pass
+    await bare("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await of_engine("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await transfer(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

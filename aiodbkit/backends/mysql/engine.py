@@ -22,6 +22,7 @@ from aiodbkit.driver import Capabilities, Driver
 from aiodbkit.engine import Engine
 from aiodbkit.errors import ProgrammingError
 from aiodbkit.options import Isolation
+from aiodbkit.sql import Dialect, compile_sql
 
 __all__ = ["MySQLConnection", "MySQLDriver", "MySQLEngine"]
 
@@ -67,6 +68,11 @@ class MySQLDriver(Driver):
         if "\0" in identifier:
             raise ProgrammingError("a name cannot have a NUL character")
         return "`" + identifier.replace("`", "``") + "`"
+
+    def only_reads(self, sql: str) -> bool:
+        # How a session reads backslashes is not asked: it must read in either way.
+        dialects = (Dialect.MYSQL, Dialect.MYSQL_NO_BACKSLASH)
+        return all(compile_sql(sql, dialect).is_read for dialect in dialects)
 
 
 class MySQLEngine(Engine):

@@ -16,6 +16,7 @@ from aiodbkit.driver import Capabilities, Driver
 from aiodbkit.engine import Engine
 from aiodbkit.errors import ProgrammingError
 from aiodbkit.options import Isolation
+from aiodbkit.sql import Dialect, compile_sql
 
 __all__ = ["PostgresConnection", "PostgresDriver", "PostgresEngine"]
 
@@ -58,6 +59,9 @@ class PostgresDriver(Driver):
         if "\0" in identifier:
             raise ProgrammingError("an identifier cannot hold a NUL character")
         return '"' + identifier.replace('"', '""') + '"'
+
+    def only_reads(self, sql: str) -> bool:
+        return compile_sql(sql, Dialect.POSTGRES).is_read
 
 
 class PostgresEngine(Engine):
