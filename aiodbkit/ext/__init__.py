@@ -1,0 +1,1 @@
+"""Frameworks: one module each, which imports its framework; nothing else imports these."""
