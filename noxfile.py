@@ -11,7 +11,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
-EXAMPLES = sorted(Path("examples").glob("*.py"))
+EXAMPLES = sorted(Path("examples").glob("*.py"))  # the service runs until it is stopped
 # The tests of an installed package must not find the checkout's one.
 TESTED_WITHOUT_SOURCE = ("tests", "examples", "docs", "README.md", "pyproject.toml")
 

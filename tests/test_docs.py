@@ -2,7 +2,8 @@
 
 The examples of a page share a namespace, in order, and run in an empty folder on SQLite. One that
 needs a server says so in a comment before it, ``<!-- needs: postgres -->`` or ``mysql``; those of
-a page share a namespace of their own, and the URL of the page gives way to the tests'. One that
+a page share a namespace of their own, and the URL of the page gives way to the tests'. So do those
+of another library, ``<!-- needs: peewee -->``, which are run where it is installed. One that
 cannot be run, ``<!-- not run: reason -->``, is compiled all the same. One before a text that
 begins with ``aiodbkit.errors.`` has to end in that error, with that message; "…" is any text.
 """
@@ -31,7 +32,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACEHOLDERS = {
     "postgres": "postgresql://app:secret@localhost/app",
     "mysql": "mysql://app:secret@localhost/app",
+    "asyncpg": "postgresql://app:secret@localhost/app",
 }
+
+# Other libraries, which a page shows beside ours.
+OTHERS = ("asyncpg", "databases", "peewee", "sqlalchemy")
 
 _EXAMPLE = re.compile(
     r"(?:^<!-- (?P<mark>needs|not run): (?P<what>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$"
@@ -147,10 +152,20 @@ def test_the_examples_for_mysql_run(page, mysql_url):
     run(page, "mysql", mysql_url)
 
 
+@pytest.mark.filterwarnings("default")  # their warnings are not ours to mend
+@pytest.mark.usefixtures("_empty_folder")
+@pytest.mark.parametrize("library", OTHERS)
+def test_the_examples_of_another_library_run(library, request):
+    pytest.importorskip(library)
+    url = request.getfixturevalue("postgres_url") if library in PLACEHOLDERS else None
+    (page,) = pages_that_need(library)
+    run(page.values[0], library, url)
+
+
 def test_every_example_is_found_and_is_python():
     fences = sum(page.read_text(encoding="utf-8").count("```python") for page in PAGES)
     assert len(EXAMPLES) == fences
-    assert {example.needs for example in EXAMPLES} <= {"sqlite", "postgres", "mysql"}
+    assert {example.needs for example in EXAMPLES} <= {"sqlite", *PLACEHOLDERS, *OTHERS}
     for example in EXAMPLES:
         compiled(example, example.code)
 

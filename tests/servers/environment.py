@@ -10,8 +10,8 @@
 ``AIODBKIT_TEST_INSTALL``
     ``0`` forbids to install anything (by pip or apt-get).
 ``AIODBKIT_REQUIRE``
-    Names (``postgres,mysql``): a server that cannot be had fails the tests that need it
-    instead of skipping them.
+    Names (``postgres,mysql,browser``): a server, or the browser for the example's page, that
+    cannot be had fails the tests that need it instead of skipping them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ def may_install() -> bool:
 
 
 def required() -> frozenset[str]:
-    """Return the names of the backends that must not be skipped."""
+    """Return the names of the backends that must not be skipped, and ``browser``."""
     names = os.environ.get("AIODBKIT_REQUIRE", "").split(",")
     return frozenset(name.strip() for name in names if name.strip())
