@@ -61,7 +61,9 @@ FLOORS = {
 }
 
 DRIVERS = {"aiomysql", "aiosqlite", "asyncpg", "pymysql", "sqlite3"}
-FRAMEWORKS = {"attr", "attrs", "fastapi", "msgspec", "pydantic", "sqlalchemy", "starlette"}
+FRAMEWORKS = {"attr", "attrs", "msgspec", "pydantic", "pytest", "sqlalchemy"} | {
+    path.stem for path in (PACKAGE / "ext").glob("[a-z]*.py")
+}
 
 
 def module_name(path: Path) -> str:

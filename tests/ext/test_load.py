@@ -147,7 +147,7 @@ async def test_clients_that_hang_up_midway_leak_nothing(db, behind):
         app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
     begun = Counter()
 
-    @app.get("/work/{number}")
+    @app.get("/jobs/{number}")
     async def work(number: int, session: tx):
         begun["work"] += 1
         await session.execute("insert into work values (:n)", {"n": number})
@@ -182,7 +182,7 @@ async def test_clients_that_hang_up_midway_leak_nothing(db, behind):
 
     async with served(app) as port:
         await asyncio.gather(
-            *[hang_up(port, f"/work/{n}", after=all_begun) for n in range(CLIENTS // 2)],
+            *[hang_up(port, f"/jobs/{n}", after=all_begun) for n in range(CLIENTS // 2)],
             *[hang_up(port, f"/stream/{n}", after=answered) for n in range(CLIENTS // 2)],
         )
         assert begun == {"work": CLIENTS // 2, "stream": CLIENTS // 2}
@@ -190,6 +190,6 @@ async def test_clients_that_hang_up_midway_leak_nothing(db, behind):
         times = Counter(await db.fetch_column("select id from work"))
         assert set(times.values()) <= {2}  # both rows or none
         async with httpx.AsyncClient() as http:
-            response = await http.get(f"http://127.0.0.1:{port}/work/{CLIENTS}")
+            response = await http.get(f"http://127.0.0.1:{port}/jobs/{CLIENTS}")
         assert response.status_code == 200
         await is_whole(db)
