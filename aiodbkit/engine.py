@@ -426,14 +426,14 @@ class Engine(Verbs):
             since = monotonic()
             connection = await place._take_hold(limit)
             return connection, False, time_left(limit, since)
-        return await self._lease_for(limit)
-
-    async def _lease_for(self, limit: float | None) -> tuple[Connection, bool, float | None]:
-        slot, left = self._take(), limit
-        if slot is None:
-            slot, left = await self._wait_for_slot(limit)
+        slot, left = await self._slot_for(limit)
         # Another task may read the rows to their end, and give it back.
         return self.pool.hand_out(slot), True, left
+
+    async def _slot_for(self, limit: float | None) -> tuple[Slot[DriverConnection], float | None]:
+        """Return a slot of the pool, and the seconds that are left of ``limit``."""
+        slot = self._take()
+        return (slot, limit) if slot is not None else await self._wait_for_slot(limit)
 
     # What the pool does with a connection
 

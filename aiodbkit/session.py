@@ -264,7 +264,8 @@ class Session(Verbs):
         if self._outer is not None:
             connection = await self._outer._take_hold(limit)
         else:
-            connection, _, _ = await self._engine._lease_for(limit)
+            slot, _ = await self._engine._slot_for(limit)
+            connection = self._engine.pool.lend(slot)
         try:
             left = time_left(limit, since)
             transaction = await _in_time(

@@ -372,7 +372,6 @@ class PoolCore(Generic[R]):
             elif self._calls.ping is not None and (self._queue or self.options.check != "never"):
                 self._keeper.check(slot)
             else:
-                slot.fresh_until = 0.0
                 self._idle.append(slot)
 
     # What the keeper reports

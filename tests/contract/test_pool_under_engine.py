@@ -342,3 +342,14 @@ async def test_a_close_that_is_cancelled_can_be_finished(url: str) -> None:
         await db.close(timeout=1)
     with pytest.raises(aiodbkit.InterfaceError):
         await db.fetch_val("select 1")
+
+
+async def test_a_session_that_waits_for_a_second_connection_of_a_full_pool_is_told_at_once(
+    make_engine: Any,
+) -> None:
+    db = await make_engine(max_size=1)
+    async with db.session() as session:
+        await session.fetch_val("select 1")
+        with pytest.raises(aiodbkit.PoolTimeoutError, match="deadlock"):
+            await db.pool.acquire(timeout=3)
+        assert await session.fetch_val("select 2") == 2
