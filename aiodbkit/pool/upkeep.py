@@ -40,10 +40,10 @@ class Upkeep(PoolCore[R], Generic[R]):
         spare = self._spare()
         idle, self._idle = self._idle, []
         for slot in idle:  # the least recently used first
-            if self._tend(slot, now, spare):
-                spare -= 1
-            else:
+            if not self._tend(slot, now, spare):
                 self._idle.append(slot)
+            elif slot.state is not SlotState.CHECKING:
+                spare -= 1
         for slot in self.lent():
             self._renew_in_time(slot, now)
         self._dispatch()
