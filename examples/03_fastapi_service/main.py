@@ -6,11 +6,14 @@ MySQL and MariaDB (it needs FastAPI and uvicorn: `pip install 'aiodbkit[examples
     python examples/03_fastapi_service/main.py
     DATABASE_URL=postgresql://app:secret@localhost/app python examples/03_fastapi_service/main.py
 
+It listens on 127.0.0.1:8000, or on the port that PORT says.
+
 Amounts are whole cents, so that no rounding loses one. Nobody signs in: put it on no network.
 """
 
 import csv
 import io
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,12 +23,16 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, Field, StringConstraints
 
 import aiodbkit
 from aiodbkit import RetryPolicy, Session
 from aiodbkit.ext import fastapi as dbfastapi
+from aiodbkit.ext.starlette import StreamingResponse
+
+logger = logging.getLogger("ledger")
 
 db = aiodbkit.create_engine(os.environ.get("DATABASE_URL", "sqlite:///ledger.db"))
 
@@ -39,14 +46,14 @@ Read = Annotated[Session, dbfastapi.session(db, read_only=True)]
 ACCOUNTS = """
 create table if not exists ledger_account (
     id {id} primary key,
-    name varchar(60) not null unique,
+    name varchar(60) {exact} not null unique,
     balance bigint not null check (balance >= 0)
 )
 """
 TRANSFERS = """
 create table if not exists ledger_transfer (
     id {id} primary key,
-    request_key varchar(80) not null unique,
+    request_key varchar(80) {exact} not null unique,
     sender bigint not null,
     recipient bigint not null,
     amount bigint not null check (amount > 0),
@@ -55,21 +62,35 @@ create table if not exists ledger_transfer (
     foreign key (recipient) references ledger_account (id)
 )
 """
-# The words that the databases spell differently, by the class of the engine.
+# The words that the databases spell differently, by the class of the engine. MySQL takes "Key" and
+# "key" for the same, if it is not told to be exact: the second transfer would never be made.
 TYPES = {
-    "SQLiteEngine": {"id": "integer", "instant": "timestamptz"},
-    "PostgresEngine": {"id": "bigint generated always as identity", "instant": "timestamptz"},
-    "MySQLEngine": {"id": "bigint auto_increment", "instant": "timestamp(6)"},
+    "SQLiteEngine": {"id": "integer", "instant": "timestamptz", "exact": ""},
+    "PostgresEngine": {
+        "id": "bigint generated always as identity",
+        "instant": "timestamptz",
+        "exact": "",
+    },
+    "MySQLEngine": {
+        "id": "bigint auto_increment",
+        "instant": "timestamp(6)",
+        "exact": "collate utf8mb4_bin",
+    },
 }
 
-Cents = Annotated[int, Field(le=10**14)]  # a sum of many still fits into a bigint, and into JSON
-Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+# A sum of many still fits into a bigint, and into JSON. Strict: true is not one cent.
+Cents = Annotated[int, Field(strict=True, le=10**14)]
+LARGEST = 2**63 - 1  # of a bigint
+Id = Annotated[int, Field(ge=1, le=LARGEST)]
 Limit = Annotated[int, Query(ge=1, le=100)]
+# It begins with a letter or a digit: a spreadsheet takes "=..." in an export for a formula.
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=60, pattern=r"^[^\W_][\w .,'&-]*$")
+]
 
 
 class NewAccount(BaseModel):
-    # It begins with a letter or a digit: a spreadsheet takes "=..." in an export for a formula.
-    name: Annotated[str, Field(max_length=60, pattern=r"^[^\W_][\w .,'&-]*$")]
+    name: Name
     balance: Annotated[Cents, Field(ge=0)] = 0
 
 
@@ -104,11 +125,18 @@ class Transfers(BaseModel):
     next: int | None  # give it as before= for the next page
 
 
+# Where several processes start at once, PostgreSQL refuses all but one of those that create a
+# table, "if not exists" or not. Those that look again find it there.
+@aiodbkit.retry(max_retries=4, on=(aiodbkit.IntegrityError, aiodbkit.ProgrammingError))
+async def create_tables() -> None:
+    for table in (ACCOUNTS, TRANSFERS):
+        await db.execute(table.format(**TYPES[type(db).__name__]))
+
+
 @asynccontextmanager
 async def tables(_app: FastAPI) -> AsyncIterator[None]:
     """Create the tables where they are missing, before the first request."""
-    for table in (ACCOUNTS, TRANSFERS):
-        await db.execute(table.format(**TYPES[type(db).__name__]))
+    await create_tables()
     yield
 
 
@@ -137,7 +165,7 @@ async def open_account(new: NewAccount, tx: Tx) -> Account:
 
 @app.get("/accounts")
 async def list_accounts(
-    read: Read, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 100
+    read: Read, after: Annotated[int, Query(ge=0, le=LARGEST)] = 0, limit: Limit = 100
 ) -> Accounts:
     accounts = await read.fetch_all(
         "select id, name, balance from ledger_account where id > :after order by id limit :limit",
@@ -205,7 +233,7 @@ async def make_transfer(new: NewTransfer, response: Response) -> Transfer:
 
 @app.get("/transfers")
 async def list_transfers(
-    read: Read, before: Annotated[int, Query(ge=1, le=2**63 - 1)] = 2**63 - 1, limit: Limit = 20
+    read: Read, before: Annotated[int, Query(ge=1, le=LARGEST)] = LARGEST, limit: Limit = 20
 ) -> Transfers:
     """List the newest first. By key, not by offset: new ones do not shift the pages."""
     transfers = await read.fetch_all(
@@ -231,7 +259,8 @@ async def csv_lines() -> AsyncIterator[str]:
     """Yield the whole ledger, a few rows in memory at a time.
 
     A response is streamed after its endpoint has returned, and with it the request's session: so
-    this reads on a connection of its own, given back at the end or when the client hangs up.
+    this reads on a connection of its own. aiodbkit's StreamingResponse gives it back when the
+    client hangs up, too; FastAPI's leaves that to the garbage collector.
     """
     yield csv_line(["id", "made_at", "sender", "recipient", "cents"])
     async with db.iterate(
@@ -257,9 +286,16 @@ def csv_line(values: Any) -> str:
 @app.exception_handler(aiodbkit.OperationalError)
 async def try_again(_request: Request, error: aiodbkit.OperationalError) -> JSONResponse:
     """Tell of a database that is away or too busy. A request with a key may be sent again."""
-    print(f"{type(error).__name__}: {error}")
+    logger.error("%s: %s", type(error).__name__, error)
     detail = "The database cannot answer now. Try again in a moment."
     return JSONResponse({"detail": detail}, status_code=503, headers={"Retry-After": "1"})
+
+
+@app.exception_handler(RequestValidationError)
+async def refuse(_request: Request, error: RequestValidationError) -> JSONResponse:
+    """Tell what is wrong without repeating it, as FastAPI does: NaN cannot be told in JSON."""
+    detail = [{key: each[key] for key in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": detail}, status_code=422)
 
 
 @app.get("/", include_in_schema=False)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -197,6 +198,22 @@ def test_a_transfer_whose_answer_was_lost_is_made_once(page):
     page.click("#transfer button")
     page.wait_until("#status", "Transferred 30.00 from Ada to Grace.")
     page.wait_until("#accounts", "Ada\t70.00\nGrace\t130.00")
+
+
+def test_a_name_is_shown_as_text_even_if_it_looks_like_html(page, sqlite_url):
+    page = page()
+    page.wait_until("#no-accounts", "None yet")
+    evil = "<img src=x onerror=\"document.title='run'\">"
+    # The service takes no such name; it may come into the table on another way.
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as database, database:
+        insert = "insert into ledger_account (name, balance) values (?, 5000)"
+        database.executemany(insert, [(evil,), ("Ada",)])
+    page.wait_until("#accounts", evil)
+    transfer(page, "30")
+    page.wait_until("#status", f"Transferred 30.00 from {evil} to Ada.")
+    page.wait_until("#transfers", evil)
+    assert page.run("return document.querySelectorAll('img').length") == 0
+    assert page.run("return document.title") == "Ledger"
 
 
 def test_older_transfers_are_shown_when_asked_for(page):
