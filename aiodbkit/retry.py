@@ -36,7 +36,12 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
+HOOK_NOTE = "raised by a hook after the transaction: {}"
+_HOOK_AFTER_COMMIT = HOOK_NOTE.format("committed")
+
 logger = logging.getLogger("aiodbkit.retry")
+# Where logging is not set up, what is being dealt with is no news for stderr.
+logger.addHandler(logging.NullHandler())
 
 
 def pause_before(retry: int, policy: RetryPolicy) -> float:
@@ -62,7 +67,13 @@ class Attempt:
         return f"<Attempt {self.number}>"
 
     async def __aenter__(self) -> Self:
-        self._retrying._is_entered = True
+        retrying = self._retrying
+        if retrying._is_entered or retrying._tries != self.number:
+            raise InterfaceError(
+                f"attempt {self.number} has been entered before: put all of the work into one "
+                "`async with attempt:`, as only the whole can be tried again"
+            )
+        retrying._is_entered = True
         return self
 
     async def __aexit__(
@@ -87,10 +98,18 @@ class Retrying:
         self._began = monotonic()
         self._tries = 0
         self._is_entered = True
+        self._is_used = False
         self._is_over = False
         self._next: RetryEvent | None = None  # the retry that is to come
 
     def __aiter__(self) -> Retrying:
+        if self._is_used:
+            raise InterfaceError(
+                "these tries are used up, and the work would be left out: call retrying() for each "
+                "`async for`"
+            )
+        self._is_used = True
+        self._began = monotonic()
         return self
 
     async def __anext__(self) -> Attempt:
@@ -121,6 +140,10 @@ class Retrying:
         )
         if self._policy.before_retry is not None:
             await self._tell(self._policy.before_retry, event)
+            if self._is_too_late(event.wait):
+                self._is_over = True
+                self._give_up(event.error, self._said_too_late)
+                raise event.error
         await asyncio.sleep(event.wait)
 
     @staticmethod
@@ -144,6 +167,9 @@ class Retrying:
         if not isinstance(error, Exception) or not _may_be_repeated(error, self._policy):
             self._give_up(error, "")
             return False
+        if _is_after_commit(error):
+            self._give_up(error, ": what failed is a hook, the transaction was committed")
+            return False
         wait = pause_before(self._tries - 1, self._policy)
         reason = self._reason_to_stop(wait)
         if reason is not None:
@@ -157,12 +183,19 @@ class Retrying:
         policy = self._policy
         if self._tries > policy.max_retries:
             return ""
-        elapsed = monotonic() + wait - self._began
-        if policy.max_elapsed is not None and elapsed > policy.max_elapsed:
-            return f": the next one would come after max_elapsed={policy.max_elapsed:g} s"
+        if self._is_too_late(wait):
+            return self._said_too_late
         if self._budget is not None and not self._budget.spend():
             return ": the retry budget is used up"
         return None
+
+    def _is_too_late(self, wait: float) -> bool:
+        limit = self._policy.max_elapsed
+        return limit is not None and monotonic() + wait - self._began > limit
+
+    @property
+    def _said_too_late(self) -> str:
+        return f": the next one would come after max_elapsed={self._policy.max_elapsed:g} s"
 
     def _give_up(self, error: BaseException, reason: str) -> None:
         if self._tries > 1 or reason:
@@ -171,13 +204,25 @@ class Retrying:
 
 
 def _may_be_repeated(error: Exception, policy: RetryPolicy) -> bool:
+    if policy.on is not None and not isinstance(policy.on, tuple):
+        return bool(policy.on(error))
+    if isinstance(error, ExceptionGroup) and ExceptionGroup not in (policy.on or ()):
+        return all(_may_be_repeated(each, policy) for each in error.exceptions)
     if policy.on is None:
         return isinstance(error, Error) and error.is_transient
-    if not isinstance(policy.on, tuple):
-        return bool(policy.on(error))
     if isinstance(error, CommitUnknownError):  # it may have happened: asked for by its own name
         return CommitUnknownError in policy.on
     return isinstance(error, policy.on)
+
+
+def _is_after_commit(error: Exception) -> bool:
+    """Whether a hook raised it after its transaction had been committed, which says so in a note.
+
+    Another try would do the transaction again.
+    """
+    if isinstance(error, ExceptionGroup):
+        return any(map(_is_after_commit, error.exceptions))
+    return _HOOK_AFTER_COMMIT in getattr(error, "__notes__", ())
 
 
 async def run_with_retry(
@@ -241,7 +286,12 @@ def decorator(
     budget: Callable[[], RetryBudget | None] = lambda: None,
     runs_once: Callable[[], bool] = lambda: False,
 ) -> Retry:
-    """Return the decorator; where ``runs_once`` says so the function is called just once."""
+    """Return the decorator; where ``runs_once`` says so the function is called just once.
+
+    Raises:
+        ConfigurationError: ``policy`` is none.
+    """
+    policy_of(policy, {})
 
     def decorate(function: Callable[P, Awaitable[T]], /) -> Callable[P, Awaitable[T]]:
         refuse_what_cannot_be_repeated("retry", function)
@@ -267,14 +317,26 @@ def policy_of(policy: RetryPolicy | None, figures: dict[str, Any]) -> RetryPolic
     """
     if policy is None:
         try:
-            return RetryPolicy(**figures)
+            return _refuse_async_judge(RetryPolicy(**figures))
         except TypeError as error:
             known = ", ".join(RetryPolicy.__dataclass_fields__)
             raise ConfigurationError(f"{error}; a retry takes: {known}") from None
+    if isinstance(policy, classmethod):
+        refuse_what_cannot_be_repeated("retry", policy)
     if not isinstance(policy, RetryPolicy):
         raise ConfigurationError(f"a retry takes a RetryPolicy or its fields, not {policy!r}")
     if figures:
         raise ConfigurationError("give a RetryPolicy or its fields, not both")
+    return _refuse_async_judge(policy)
+
+
+def _refuse_async_judge(policy: RetryPolicy) -> RetryPolicy:
+    """Return the policy. A coroutine is true: an async ``on`` would find every error worth it."""
+    if policy.on is not None and not isinstance(policy.on, tuple) and _is_async(policy.on):
+        raise ConfigurationError(
+            "on= takes a sync function of the error, not an async one: it is asked while an error "
+            "is on its way; await what it needs in before_retry="
+        )
     return policy
 
 
@@ -284,7 +346,15 @@ def refuse_what_cannot_be_repeated(call: str, function: Any) -> None:
     Raises:
         TypeError: says why.
     """
-    if inspect.iscoroutinefunction(function):
+    if isinstance(function, (staticmethod, classmethod)):
+        kind = type(function).__name__
+        raise TypeError(
+            f"@{call} wraps async functions, and this is a {kind} already: write @{kind} above "
+            f"@{call}"
+        )
+    if inspect.isclass(function):
+        raise TypeError(f"@{call} wraps async functions; {function.__qualname__} is a class")
+    if _is_async(function):
         return
     name = getattr(function, "__qualname__", repr(function))
     if inspect.isasyncgenfunction(function):
@@ -298,4 +368,11 @@ def refuse_what_cannot_be_repeated(call: str, function: Any) -> None:
     raise TypeError(
         f"@{call} wraps async functions; {name} is not one: a sync function cannot wait between "
         "two tries without stopping the event loop"
+    )
+
+
+def _is_async(function: Any) -> bool:
+    """Whether a call gives a coroutine: of a function, or of an object with such a `__call__`."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - asked for itself, not whether it is
     )

@@ -32,7 +32,7 @@ class Place(Protocol):
 
     @property
     def _open_to_children(self) -> ChildTasks | None:
-        """What its transaction is to a child task; None where there is no transaction."""
+        """What its transaction, or a session's next one, is to a child task; None without one."""
 
     def _use(self) -> AbstractContextManager[DriverConnection] | None: ...
     async def _wait(self, limit: float | None) -> Turn: ...
@@ -85,6 +85,16 @@ class Scope:
         if _scopes.get() is self._mapping:
             _scopes.set(self._previous)
 
+    def step_out(self) -> None:
+        """Leave the scope in this context alone: what runs in it is not part of the block."""
+        scopes = dict(_scopes.get())
+        if scopes.get(self._engine) is not self:
+            return
+        del scopes[self._engine]
+        if self._outer is not None:
+            scopes[self._engine] = self._outer
+        _scopes.set(scopes)
+
     @property
     def is_own(self) -> bool:
         """Whether it belongs to the running task."""
@@ -128,7 +138,8 @@ def _for_child(scope: Scope | None) -> Place | None:
         mode = None if scope.ended else scope.place._open_to_children
         if mode == "share":
             return scope.place
-        if mode == "error":
+        # A session that holds nothing has no transaction yet that a child could be taken to be in.
+        if mode == "error" and scope.place._held is not None:
             raise _refusal(scope)
         scope = scope.outer
     return None

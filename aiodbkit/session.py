@@ -7,8 +7,7 @@ midway has given its connection back before it goes on.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import Enum, auto
@@ -27,10 +26,11 @@ from aiodbkit.errors import (
     SessionClosedError,
     TransactionScopeError,
 )
+from aiodbkit.hooks import Hook, refuse_unless_hook, start_hooks, wait_for_hooks
 from aiodbkit.options import ChildTasks, TransactionOptions, choice
 from aiodbkit.scope import Place, Scope, current_place
 from aiodbkit.stream import Stream
-from aiodbkit.transaction import Hook, Transaction
+from aiodbkit.transaction import Transaction, TransactionState
 from aiodbkit.turns import Turns
 from aiodbkit.verbs import Turn, Verbs, time_left
 
@@ -133,6 +133,8 @@ class Session(Verbs):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        if self._state is SessionState.NEW:
+            self._refuse_unless_open()
         commit = exc is None and not self._rollback_only
         transaction, failure = self._transaction, None
         try:
@@ -151,7 +153,8 @@ class Session(Verbs):
         """Commit what was done so far, and give the connection back. The session goes on.
 
         Raises:
-            TransactionScopeError: `set_rollback_only` was called.
+            TransactionScopeError: `set_rollback_only` was called, a nested transaction is still
+                open, or another task was rolling back at that moment.
             CommitUnknownError: the connection was lost: it may have been committed.
         """
         self._refuse_unless_open()
@@ -160,14 +163,21 @@ class Session(Verbs):
                 "commit(): set_rollback_only() was called on this session: rollback() takes that "
                 "back, with all that was done"
             )
-        transaction = self._transaction
+        transaction = self._midway("commit()")
         failure = await self._finish(commit=True)
+        if failure is None and transaction is not None:
+            failure = _rolled_back_instead(transaction)
         await self._conclude(transaction, commit=True, failure=failure)
 
     async def rollback(self) -> None:
-        """Undo what was done so far, and give the connection back. The session goes on."""
+        """Undo what was done so far, and give the connection back. The session goes on.
+
+        Raises:
+            TransactionScopeError: a nested transaction is still open, or another task was
+                committing at that moment.
+        """
         self._refuse_unless_open()
-        transaction = self._transaction
+        transaction = self._midway("rollback()")
         self._rollback_only = False
         failure = await self._finish(commit=False)
         await self._conclude(transaction, commit=False, failure=failure)
@@ -180,6 +190,7 @@ class Session(Verbs):
     def on_commit(self, hook: Hook) -> None:
         """Call ``hook``, sync or async, after the next commit, also of nothing at all."""
         self._refuse_unless_open()
+        refuse_unless_hook("on_commit()", hook)
         if self._transaction is None:
             self._commit_hooks.append(hook)
         else:
@@ -188,6 +199,7 @@ class Session(Verbs):
     def on_rollback(self, hook: Hook) -> None:
         """Call ``hook``, sync or async, after the next rollback."""
         self._refuse_unless_open()
+        refuse_unless_hook("on_rollback()", hook)
         if self._transaction is None:
             self._rollback_hooks.append(hook)
         else:
@@ -224,7 +236,9 @@ class Session(Verbs):
 
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
         self._refuse_unless_open()
-        return None if self._connection is None else self._connection._use()
+        if self._connection is None or self._is_ending:
+            return None
+        return self._connection._use()
 
     async def _wait(self, limit: float | None) -> Turn:
         since = monotonic()
@@ -248,15 +262,26 @@ class Session(Verbs):
     async def _take_hold(self, limit: float | None = None) -> Connection:
         """Return the connection; the first to ask takes one and begins."""
         self._refuse_unless_open()
-        if self._connection is not None:
+        if self._connection is not None and not self._is_ending:
             return self._connection
         since = monotonic()
         await _in_time(limit, "another task to begin the session", self._opening.take())
         try:
+            if self._transaction is not None and self._is_ending:
+                await self._see_the_end(self._transaction, time_left(limit, since))
             self._refuse_unless_open()  # it may have ended meanwhile
             return self._held or await self._begin(time_left(limit, since))
         finally:
             self._opening.pass_on()
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._transaction is not None and self._transaction.is_ending
+
+    async def _see_the_end(self, transaction: Transaction, limit: float | None) -> None:
+        """A statement that comes during a COMMIT of another task is of the next unit of work."""
+        await _in_time(limit, "another task's commit() or rollback()", transaction.ended())
+        self._let_go(transaction)
 
     async def _begin(self, limit: float | None) -> Connection:
         since = monotonic()
@@ -295,6 +320,7 @@ class Session(Verbs):
         transaction = Transaction(connection, options, self._modes)
         assert self._scope is not None
         transaction._task = self._scope.owner  # whoever of its tasks came first
+        transaction.session = self._scope
         await transaction.begin()
         for hook in self._commit_hooks:
             transaction.on_commit(hook)
@@ -304,6 +330,12 @@ class Session(Verbs):
         return transaction
 
     # Ending
+
+    def _midway(self, call: str) -> Transaction | None:
+        """Return what is to be ended; what is nested in it would be lost, and go on outside."""
+        if self._transaction is not None:
+            self._transaction.refuse_around_nested(call)
+        return self._transaction
 
     async def _finish(self, *, commit: bool) -> Error | None:
         """End the transaction, if there is one, give the connection back; return what failed."""
@@ -315,11 +347,17 @@ class Session(Verbs):
         except Error as failure:
             return failure
         finally:
-            transaction.leave()
-            connection, self._connection, self._transaction = self._connection, None, None
-            if connection is not None and self._is_borrowed:
-                connection._leave()
+            self._let_go(transaction)
         return None
+
+    def _let_go(self, transaction: Transaction) -> None:
+        """Give its connection back, once: the next unit of work may have one by now."""
+        transaction.leave()
+        if self._transaction is not transaction:
+            return
+        connection, self._connection, self._transaction = self._connection, None, None
+        if connection is not None and self._is_borrowed:
+            connection._leave()
 
     async def _conclude(
         self, transaction: Transaction | None, *, commit: bool, failure: Error | None
@@ -340,7 +378,11 @@ class Session(Verbs):
             return
         due = self._commit_hooks if commit else self._rollback_hooks
         self._commit_hooks, self._rollback_hooks = [], []
-        await _run_all(due)
+        if due:
+            after = "committed" if commit else "rolled back"
+            spawn = self._engine.pool.spawn
+            hooks = start_hooks(self._engine, spawn, due, after, self._scope)
+            await wait_for_hooks(hooks, after)
 
     def _refuse_unless_open(self) -> None:
         if self._state is SessionState.OPEN:
@@ -355,18 +397,12 @@ class Session(Verbs):
         )
 
 
-async def _run_all(hooks: Iterable[Hook]) -> None:
-    """Run all; then raise the first error there was."""
-    failure: Exception | None = None
-    for hook in hooks:
-        try:
-            result = hook()
-            if inspect.isawaitable(result):
-                await result
-        except Exception as error:  # noqa: BLE001 - raised below, after the others have run
-            failure = failure or error
-    if failure is not None:
-        raise failure
+def _rolled_back_instead(transaction: Transaction) -> Error | None:
+    if transaction.state is not TransactionState.ROLLED_BACK:
+        return None
+    return TransactionScopeError(
+        "commit(): another task was rolling this session back at that moment: nothing was committed"
+    )
 
 
 async def _in_time(limit: float | None, what: str, work: Awaitable[T]) -> T:

@@ -8,13 +8,11 @@ commit took effect, and the connection is lent again only after they have ended.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiodbkit.errors import (
     CommitUnknownError,
@@ -22,12 +20,12 @@ from aiodbkit.errors import (
     Error,
     InterfaceError,
     InternalError,
-    OperationalError,
     QueryTimeoutError,
     TransactionScopeError,
 )
+from aiodbkit.hooks import Hook, log_failure, refuse_unless_hook, start_hooks, wait_for_hooks
 from aiodbkit.options import ChildTasks, TransactionOptions
-from aiodbkit.scope import find_scope
+from aiodbkit.scope import Scope
 
 if TYPE_CHECKING:
     from aiodbkit.connection import Connection
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Hook", "Transaction", "TransactionState"]
 
 logger = logging.getLogger("aiodbkit.transaction")
-
-Hook = Callable[[], Any]
 
 
 class TransactionState(Enum):
@@ -70,11 +66,16 @@ class Transaction:
         self._commit_hooks: list[Hook] = []
         self._rollback_hooks: list[Hook] = []
         self._due: list[Hook] = []
-        self._is_finishing = False
+        self._hooks: asyncio.Task[None] | None = None  # those that are due, at work
+        self._ending: asyncio.Task[None] | None = None
+        self._is_committing = False  # what the ending is
+        self._waiting = 0  # tasks that wait for it
+        self._is_torn = False  # it ends around a nested one
         self._cut_short: InterfaceError | None = None
         self.child_tasks: ChildTasks = child_tasks
         self.by_hand = by_hand
         self._task = asyncio.current_task()
+        self.session: Scope | None = None  # of the session whose unit of work it is
         self.state = TransactionState.NEW
 
     def __repr__(self) -> str:
@@ -94,15 +95,15 @@ class Transaction:
     def on_commit(self, hook: Hook) -> None:
         """Call ``hook``, sync or async, after the outermost commit; never after a rollback.
 
-        All hooks run, in order, when the connection has been given back. An error of a hook is
-        raised after the others have run; the commit stands.
+        All run, in order, when the connection has been given back; the first error of one is
+        raised after that, and the commit stands.
         """
-        self._refuse_hook_after_the_end("on_commit()")
+        self._refuse_hook("on_commit()", hook)
         self._commit_hooks.append(hook)
 
     def on_rollback(self, hook: Hook) -> None:
         """Call ``hook``, sync or async, after this scope or one around it was rolled back."""
-        self._refuse_hook_after_the_end("on_rollback()")
+        self._refuse_hook("on_rollback()", hook)
         self._rollback_hooks.append(hook)
 
     async def rollback(self) -> None:
@@ -110,7 +111,11 @@ class Transaction:
 
         Its hooks run at the end of the block.
         """
-        self._refuse_unless_innermost("rollback()")
+        if self.state is not TransactionState.ACTIVE:
+            raise TransactionScopeError(
+                f"rollback(): this transaction has ended already ({self._said})"
+            )
+        self.refuse_around_nested("rollback()")
         await self.finish(commit=False)
 
     # For scopes and connections
@@ -136,67 +141,113 @@ class Transaction:
         self.state = TransactionState.ACTIVE
         self._connection._innermost = self
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether COMMIT or ROLLBACK is under way."""
+        return self._ending is not None and (self._waiting > 0 or not self._ending.done())
+
     async def finish(self, *, commit: bool) -> None:
         """End the scope in the database. When the caller is cancelled, it goes on by itself.
 
+        Where another task is ending it already, wait for that, and tell what came of it.
+
         Raises:
             InterfaceError: its connection was given back before.
-            TransactionScopeError: another scope is still open inside it: all is rolled back.
+            TransactionScopeError: another scope is still open inside it: all is rolled back. Or
+                another task has ended it in the opposite way.
         """
         if self._cut_short is not None and commit:
             raise self._cut_short
-        if self.state is not TransactionState.ACTIVE:
-            return
-        inner_is_open = self._end_inner_scopes()
-        self._is_finishing = True
-        work = self._connection._spawn_work(self._finish(commit=commit and not inner_is_open))
+        if not self.is_ending:
+            if self.state is not TransactionState.ACTIVE:
+                return
+            self._start_ending(commit=commit)
+        work = self._ending
+        assert work is not None
+        await self._wait_for(work)
+        if work.cancelled():
+            self._end_cancelled()
+        elif commit is self._is_committing:
+            work.result()
+        else:
+            self._tell_other_ending(work)
+
+    async def ended(self) -> None:
+        """Wait for an ending of another task, whatever comes of it."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+
+    async def _wait_for(self, work: asyncio.Task[None]) -> None:
+        self._waiting += 1
         try:
             await asyncio.wait([work])
         except asyncio.CancelledError:
-            self._detach(work)
+            if self._waiting == 1:
+                self._detach(work)
+            work.add_done_callback(lambda _: self._start_unseen_hooks())
             raise
-        if work.cancelled():
-            self._end_cancelled(commit=commit)
-        else:
-            work.result()
-        if inner_is_open and commit:
-            raise TransactionScopeError(
-                "a nested transaction was still open when the one around it ended, so all was "
-                "rolled back: end blocks in the reverse order of their beginning"
-            )
+        finally:
+            self._waiting -= 1
+
+    def _start_ending(self, *, commit: bool) -> None:
+        self._end_inner_scopes()
+        self._is_committing = commit
+        self._ending = self._connection._spawn_work(self._finish(commit=commit))
 
     async def _finish(self, *, commit: bool) -> None:
         if self._parent is not None:
             await self._finish_savepoint(self._parent, commit=commit)
         else:
             await self._finish_outermost(commit=commit)
+        if self._is_torn and commit:
+            raise TransactionScopeError(
+                "a nested transaction was still open when the one around it ended, so all was "
+                "rolled back: end blocks in the reverse order of their beginning"
+            )
 
-    def _end_inner_scopes(self) -> bool:
-        """End the scopes that were left open inside this one; return whether there were any."""
-        found = False
+    def _tell_other_ending(self, work: asyncio.Task[None]) -> None:
+        """One task commits and another one rolls back: neither may believe what is not so."""
+        if not self._is_committing:
+            work.result()
+            if self.by_hand:
+                raise TransactionScopeError(
+                    "commit(): another task was rolling this transaction back at that moment: "
+                    "nothing was committed"
+                )
+        elif self.state is not TransactionState.ROLLED_BACK:
+            work.result()
+            raise TransactionScopeError(
+                "rollback: another task was committing this transaction at that moment, and it "
+                "is committed: let one task decide how it ends"
+            )
+
+    def _end_inner_scopes(self) -> None:
+        """End the scopes that were left open inside this one, which can only be rolled back."""
         scope = self._connection._innermost
         while scope is not None and scope is not self:
-            found = found or scope.state is TransactionState.ACTIVE
+            self._is_torn = self._is_torn or scope.state is TransactionState.ACTIVE
             scope.cut(TransactionScopeError("the transaction around this one has ended"))
             scope = scope._parent
         self._connection._innermost = self
-        return found
 
     def cut(self, reason: InterfaceError) -> None:
         """End the scope without a word to the database: what ends it does so anyway."""
-        if self.state is TransactionState.ACTIVE and not self._is_finishing:
+        if self.state is TransactionState.ACTIVE and self._ending is None:
             self._cut_short = reason
             self._ended(TransactionState.ROLLED_BACK)
 
-    def _end_cancelled(self, *, commit: bool) -> None:
+    def _end_cancelled(self) -> None:
         """Someone cancelled the task that was to end it: closing the connection ends it, too."""
         reason = ConnectionLostError("the task that was to end the transaction was cancelled")
-        self._connection._driver.abort()
-        self.doom(reason)
-        if not commit:
-            self._ended(TransactionState.ROLLED_BACK)
+        if self.state is TransactionState.ACTIVE:
+            self._connection._driver.abort()
+            self.doom(reason)
+            if self._is_committing:
+                self.state = TransactionState.LOST
+            else:
+                self._ended(TransactionState.ROLLED_BACK)
+        if not self._is_committing:
             return
-        self.state = TransactionState.LOST
         if self._parent is not None:
             raise self._gone("the nested one is gone with it", reason)
         raise CommitUnknownError(
@@ -204,12 +255,11 @@ class Transaction:
             query="COMMIT",
         )
 
-    def _detach(self, work: asyncio.Task[Any]) -> None:
-        """The caller is gone: the ending goes on by itself, from now on with a deadline."""
+    def _detach(self, work: asyncio.Task[None]) -> None:
+        """No caller is left: the ending goes on by itself, from now on with a deadline."""
         limit = self._connection._pool.options.reset_timeout
         timer = asyncio.get_running_loop().call_later(limit, work.cancel)
         work.add_done_callback(lambda _: timer.cancel())
-        work.add_done_callback(lambda _: self._start_hooks() if self._due else None)
 
     def leave(self) -> None:
         """Make the scope around this one the connection's current one again."""
@@ -230,9 +280,8 @@ class Transaction:
         if self.state is TransactionState.ACTIVE and lost is None:
             return
         if lost is None:
-            ended = self.state.name.lower().replace("_", " ")
             raise TransactionScopeError(
-                f"this transaction has been {ended}: its block takes no more statements; "
+                f"this transaction has been {self._said}: its block takes no more statements; "
                 "leave the block first"
             )
         raise self._gone("the statement was not sent", lost)
@@ -242,52 +291,39 @@ class Transaction:
         self._root.refuse_unless_active()
 
     async def run_hooks(self) -> None:
-        """Run what has become due, all of it, whatever happens to the caller meanwhile."""
-        if not self._due:
-            return
-        hooks = self._start_hooks()
-        await asyncio.wait([hooks])
-        if hooks.cancelled():
-            raise OperationalError(
-                "the hooks of a transaction were cancelled, so not all have run; the transaction "
-                f"has ended: {self.state.name.lower().replace('_', ' ')}"
+        """Run what has become due, all of it, whatever happens to the caller meanwhile.
+
+        Whoever ended the transaction at the same time waits for the same run.
+        """
+        self._start_due_hooks()
+        if self._hooks is not None:
+            await wait_for_hooks(self._hooks, self._said)
+
+    def _start_due_hooks(self) -> None:
+        if self._due:
+            due, self._due = self._due, []
+            connection = self._connection
+            self._hooks = start_hooks(
+                connection._engine, connection._spawn, due, self._said, self.session
             )
-        hooks.result()
 
-    def _start_hooks(self) -> asyncio.Task[Any]:
-        """Run the hooks in a task of the pool, in the caller's context and scope."""
-        task = self._connection._spawn(self._run_due_hooks(), "hooks", context=copy_context())
-        scope = find_scope(self._connection._engine)
-        if scope is not None and scope.is_own:
-            scope.deputy = task
-        return task
+    def _start_unseen_hooks(self) -> None:
+        """Nobody waits for them: the log is told what fails."""
+        self._start_due_hooks()
+        if self._hooks is not None and not self._waiting:
+            self._hooks.add_done_callback(log_failure)
 
-    async def _run_due_hooks(self) -> None:
-        """Run all; then raise the first error there was."""
-        due, self._due = self._due, []
-        failure: BaseException | None = None
-        for hook in due:
-            try:
-                result = hook()
-                if inspect.isawaitable(result):
-                    await result
-            except (Exception, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                error.add_note(f"raised by a hook after the transaction: {self.state.name.lower()}")
-                if failure is not None:
-                    logger.exception("a hook failed after another had failed")
-                failure = failure or error
-        if failure is not None:
-            raise failure
+    @property
+    def _said(self) -> str:
+        return self.state.name.lower().replace("_", " ")
 
     # Ending
 
     async def _finish_outermost(self, *, commit: bool) -> None:
         async with self._connection._control() as driver:
+            self._end_inner_scopes()  # one may have been begun before this had its turn
             lost = self._reason_lost()
-            if not commit or lost is not None:
+            if not commit or lost is not None or self._is_torn:
                 await self._roll_back(driver)
                 if commit and lost is not None:
                     raise self._gone("it was rolled back, nothing was committed", lost)
@@ -374,6 +410,8 @@ class Transaction:
         name, limit = self._name, self._connection._command_timeout
         with self._dooming():
             async with self._connection._control() as driver:
+                self._end_inner_scopes()
+                commit = commit and not self._is_torn
                 if commit:
                     statement, work = f"RELEASE SAVEPOINT {name}", driver.release_savepoint(name)
                 else:
@@ -403,8 +441,16 @@ class Transaction:
         error.__cause__ = reason
         return error
 
-    def _dooming(self) -> _Dooming:
-        return _Dooming(self._root)
+    @contextmanager
+    def _dooming(self) -> Iterator[None]:
+        """A savepoint statement that did not end as asked leaves the outer transaction unknown."""
+        try:
+            yield
+        except InternalError:
+            raise
+        except BaseException as error:
+            self.doom(error)
+            raise
 
     def doom(self, reason: BaseException) -> None:
         """From now on the whole transaction can only be rolled back."""
@@ -413,11 +459,11 @@ class Transaction:
 
     # Refusing
 
-    def _refuse_hook_after_the_end(self, call: str) -> None:
+    def _refuse_hook(self, call: str, hook: Hook) -> None:
+        refuse_unless_hook(call, hook)
         if self.state is not TransactionState.ACTIVE:
-            ended = self.state.name.lower().replace("_", " ")
             raise TransactionScopeError(
-                f"{call}: this transaction has ended ({ended}): a hook would never be called"
+                f"{call}: this transaction has ended ({self._said}): a hook would never be called"
             )
 
     @property
@@ -440,31 +486,9 @@ class Transaction:
                 "this one is nested, a savepoint inside it"
             )
 
-    def _refuse_unless_innermost(self, call: str) -> None:
-        if self.state is not TransactionState.ACTIVE:
-            raise TransactionScopeError(
-                f"{call}: this transaction has ended already ({self.state.name.lower()})"
-            )
+    def refuse_around_nested(self, call: str) -> None:
+        """Raise TransactionScopeError while a nested transaction is open inside this one."""
         if self._connection._innermost is not self:
             raise TransactionScopeError(
                 f"{call}: a nested transaction is still open inside this one: end that first"
             )
-
-
-class _Dooming:
-    """A savepoint statement that did not end as asked leaves the outer transaction unknown."""
-
-    def __init__(self, root: Transaction) -> None:
-        self._root = root
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is not None and not isinstance(exc, InternalError):
-            self._root.doom(exc)

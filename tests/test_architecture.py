@@ -40,6 +40,7 @@ FLOORS = {
     "aiodbkit.pool": 4,
     "aiodbkit.blocks": 5,
     "aiodbkit.connection": 5,
+    "aiodbkit.hooks": 5,
     "aiodbkit.scope": 5,
     "aiodbkit.stream": 5,
     "aiodbkit.transaction": 5,

@@ -23,13 +23,97 @@ async def test_a_childs_verb_on_the_engine_names_the_ways_out(
     verb: str, db: aiodbkit.Engine
 ) -> None:
     async with db.session() as session:
-        for _ in range(2):  # before and after the first statement
-            with pytest.raises(aiodbkit.TransactionScopeError) as caught:
-                await alone(VERBS[verb](db))
-            for way_out in ('child_tasks="own"', 'child_tasks="share"'):
-                assert way_out in str(caught.value)
-            assert await session.fetch_val(COUNT) == 4
+        assert await session.fetch_val(COUNT) == 4
+        with pytest.raises(aiodbkit.TransactionScopeError) as caught:
+            await alone(VERBS[verb](db))
+        for way_out in ('child_tasks="own"', 'child_tasks="share"'):
+            assert way_out in str(caught.value)
+        assert await session.fetch_val(COUNT) == 4
     assert await db.fetch_val(COUNT) == 4
+
+
+@verbs
+async def test_while_a_session_holds_nothing_a_childs_verb_takes_its_own_connection(
+    verb: str, one: aiodbkit.Engine
+) -> None:
+    reads = verb.startswith("fetch") or verb == "iterate"
+    async with one.session() as session:
+        await alone(VERBS[verb](one))
+        assert not session.in_transaction, "the child's statement was none of the session's"
+        await session.rollback()
+        assert await session.fetch_val(COUNT) == (4 if reads else 5)
+        await session.commit()
+        assert await alone(one.fetch_val(COUNT)) == (4 if reads else 5), "nothing is held again"
+    await assert_whole(one)
+
+
+async def test_a_child_that_began_before_the_first_statement_is_told_once_there_is_one(
+    db: aiodbkit.Engine,
+) -> None:
+    free, began, refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def child() -> Any:
+        assert await db.fetch_val(COUNT) == 4
+        free.set()
+        await began.wait()
+        with pytest.raises(aiodbkit.TransactionScopeError):
+            await db.fetch_val(COUNT)
+        refused.set()
+
+    async with db.session() as session:
+        task = asyncio.create_task(child())
+        await free.wait()
+        await session.execute(ADD, {"id": 5})
+        began.set()
+        await refused.wait()
+        await task
+    assert await db.fetch_val(COUNT) == 5
+    await assert_whole(db)
+
+
+async def test_a_session_of_nothing_inside_a_transaction_lets_no_child_out_of_that(
+    db: aiodbkit.Engine,
+) -> None:
+    async with db.transaction(), db.session():
+        with pytest.raises(aiodbkit.TransactionScopeError):
+            await alone(db.fetch_val(COUNT))
+    async with db.session() as outer:
+        await outer.execute(ADD, {"id": 5})
+        async with db.session():
+            with pytest.raises(aiodbkit.TransactionScopeError):
+                await alone(db.fetch_val(COUNT))
+        outer.set_rollback_only()
+    await assert_whole(db)
+
+
+async def test_a_childs_session_beside_one_that_holds_nothing_is_its_own(
+    db: aiodbkit.Engine,
+) -> None:
+    async def endpoint() -> None:
+        async with db.session() as session:
+            await session.execute(ADD, {"id": 5})
+
+    async with db.session() as session:  # as a middleware that runs the rest in a child task
+        await alone(endpoint())
+        assert await session.fetch_val(COUNT) == 5, "the child has committed"
+        session.set_rollback_only()
+    assert await db.fetch_val(COUNT) == 5
+    await assert_whole(db)
+
+
+async def test_a_session_that_has_not_begun_is_not_repeated_by_retry(db: aiodbkit.Engine) -> None:
+    """What fails in there has begun it by then, and only all of it can be repeated."""
+    calls: list[int] = []
+
+    @db.retry(max_retries=3, backoff=0)
+    async def job() -> None:
+        calls.append(await db.fetch_val(COUNT))
+        raise aiodbkit.SerializationError("again", is_transient=True)
+
+    async with db.session():
+        with pytest.raises(aiodbkit.SerializationError):
+            await job()
+    assert calls == [4]
 
 
 @pytest.mark.parametrize("around", ["session", "transaction"])
@@ -43,6 +127,7 @@ async def test_a_childs_session_is_no_silent_way_out_of_the_parents(
     for child_tasks in ("error", "share"):
         modes: Any = child_tasks
         async with getattr(db, around)(child_tasks=modes):
+            await db.fetch_val(COUNT)
             with pytest.raises(aiodbkit.TransactionScopeError):
                 await alone(child())
     async with getattr(db, around)(child_tasks="own"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -210,6 +212,31 @@ async def test_an_unknown_commit_is_repeated_by_its_own_name() -> None:
     assert work.calls == 3
 
 
+def group(*errors: Exception) -> Exception:
+    return ExceptionGroup("of a task group", errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "figures", "calls"),
+    [
+        (group(DeadlockError("a"), group(LockTimeoutError("b"))), {}, 2),
+        (group(DeadlockError("a"), ValueError("b")), {}, 1),
+        (group(OSError("a")), {"on": OSError}, 2),
+        (group(CommitUnknownError("a")), {"on": Exception}, 1),
+        (group(ValueError("a")), {"on": ExceptionGroup}, 2),
+        (group(ValueError("a")), {"on": lambda error: isinstance(error, ExceptionGroup)}, 2),
+    ],
+)
+@virtual_time
+async def test_a_group_of_errors_is_worth_another_try_if_each_of_them_is(
+    error: Exception, figures: Any, calls: int
+) -> None:
+    work = Work(error)
+    with suppress(ExceptionGroup):
+        await under(work, **figures)()
+    assert work.calls == calls
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit()])
 @virtual_time
 async def test_what_is_no_exception_goes_through_at_once(error: BaseException) -> None:
@@ -338,6 +365,20 @@ async def test_an_error_of_before_retry_ends_the_tries_and_shows_what_led_to_it(
 
 
 @virtual_time
+async def test_a_slow_before_retry_does_not_make_a_try_begin_after_max_elapsed() -> None:
+    async def slow(_event: RetryEvent) -> None:
+        await asyncio.sleep(7)
+
+    work = Work(*deadlocks(2))
+    with pytest.raises(DeadlockError, match="number 1") as caught:
+        await under(work, before_retry=slow, max_elapsed=5)()
+    assert work.calls == 1
+    assert caught.value.__notes__ == [
+        "aiodbkit gave up after 1 attempt: the next one would come after max_elapsed=5 s"
+    ]
+
+
+@virtual_time
 async def test_each_retry_is_logged_with_the_attempt_the_wait_and_the_error() -> None:
     lines: list[logging.LogRecord] = []
     handler = logging.Handler()
@@ -353,6 +394,22 @@ async def test_each_retry_is_logged_with_the_attempt_the_wait_and_the_error() ->
     text = line.getMessage()
     assert "job: try 1 of 4 failed, the next one comes in 0.100 s" in text
     assert "DeadlockError: number 1" in text
+
+
+def test_where_logging_is_not_set_up_retries_say_nothing_on_stderr() -> None:
+    code = """
+import asyncio, aiodbkit
+tries = []
+@aiodbkit.retry(backoff=0)
+async def job():
+    tries.append(1)
+    if len(tries) < 3:
+        raise aiodbkit.DeadlockError("again")
+asyncio.run(job())
+print(len(tries))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 # Cancellation

@@ -55,6 +55,37 @@ def test_what_is_no_function_at_all_is_refused(what: Any) -> None:
         retry()(what)
 
 
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_decorator_under_a_staticmethod_or_classmethod_is_told_the_order(kind: Any) -> None:
+    async def work() -> None: ...
+
+    told = f"write @{kind.__name__} above @retry"
+    for decorate in (retry, retry(), ScriptedEngine(Server()).retry):
+        with pytest.raises(TypeError, match=told):
+            decorate(kind(work))
+
+
+def test_a_class_is_refused_for_what_it_is() -> None:
+    decorate: Any = retry
+    with pytest.raises(TypeError, match="RetryPolicy is a class"):
+        decorate(RetryPolicy)
+
+
+@virtual_time
+async def test_an_object_that_is_called_like_an_async_function_is_retried() -> None:
+    work = Work(*deadlocks(2))
+    assert await retry(work)() == "done"
+    assert work.calls == 3
+
+
+@pytest.mark.parametrize("policy", [3, True, "twice"])
+def test_a_transaction_takes_no_number_for_a_policy(policy: Any) -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(ConfigurationError, match=f"takes a RetryPolicy.*not {policy!r}"):
+        ScriptedEngine(Server()).transaction(retry=policy)(work)
+
+
 @pytest.mark.parametrize("decorate", ["retry", "db.retry", "db.transaction"])
 def test_the_engines_decorators_refuse_the_same(decorate: str) -> None:
     db = ScriptedEngine(Server())
@@ -170,6 +201,16 @@ def test_a_figure_that_cannot_be_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
         call(**figures)
+
+
+@pytest.mark.parametrize("call", [retry, retrying, ScriptedEngine(Server()).retry])
+def test_an_async_judge_of_errors_is_refused_as_it_would_say_yes_to_all(call: Any) -> None:
+    async def judge(_error: Exception) -> bool:
+        return False
+
+    for given, figures in (((), {"on": judge}), ((RetryPolicy(on=judge),), {})):
+        with pytest.raises(ConfigurationError, match="on= takes a sync function"):
+            call(*given, **figures)
 
 
 @pytest.mark.parametrize("call", [retry, retrying, ScriptedEngine(Server()).retry])

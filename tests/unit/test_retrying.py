@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from aiodbkit import DeadlockError, InterfaceError, RetryPolicy, TransactionScopeError, retrying
+from aiodbkit import (
+    DeadlockError,
+    InterfaceError,
+    RetryPolicy,
+    TransactionScopeError,
+    retry,
+    retrying,
+)
 from tests.unit.scripted_driver import ScriptedEngine, Server
 from tests.virtual_time import virtual_time
 
@@ -120,6 +127,43 @@ async def test_cancelled_in_the_pause_the_loop_ends() -> None:
     assert tries == 1
 
 
+@virtual_time
+async def test_used_a_second_time_it_is_refused_instead_of_leaving_the_work_out() -> None:
+    tries = retrying(max_retries=2)
+    async for attempt in tries:
+        async with attempt:
+            pass
+    with pytest.raises(InterfaceError, match=r"call retrying\(\) for each"):
+        async for _ in tries:
+            pytest.fail("these tries are used up")
+
+
+@virtual_time
+async def test_an_attempt_entered_twice_is_refused_as_a_part_of_the_work_is_no_try() -> None:
+    done = []
+    with pytest.raises(InterfaceError, match="put all of the work into one"):
+        async for attempt in retrying(backoff=0):
+            async with attempt:
+                done.append("first half")
+                raise DeadlockError("again")
+            async with attempt:
+                done.append("second half")
+    assert done == ["first half"]
+
+
+@virtual_time
+async def test_max_elapsed_counts_from_the_first_try_not_from_the_making() -> None:
+    tries = retrying(max_elapsed=5, max_retries=1)
+    await asyncio.sleep(60)
+    numbers = []
+    async for attempt in tries:
+        async with attempt:
+            numbers.append(attempt.number)
+            if attempt.number == 1:
+                raise DeadlockError("again")
+    assert numbers == [1, 2]
+
+
 # db.retry
 
 
@@ -229,6 +273,55 @@ async def test_hooks_of_a_failed_try_are_dropped() -> None:
     assert await db.run_in_transaction(work, "x", retry=RetryPolicy()) == "x"
     assert heard == ["undone 1", "undone 2", "committed 3"]
     assert db.server.calls["begin"] == 3
+    await db.close()
+
+
+def transfer_with_hook(db: ScriptedEngine, error: Exception) -> Any:
+    async def transfer() -> None:
+        await db.execute("transfer")
+
+        def hook() -> None:
+            raise error
+
+        async with db.transaction() as nested:
+            nested.on_commit(hook)
+
+    return transfer
+
+
+@pytest.mark.parametrize(
+    ("error", "on"),
+    [(DeadlockError("of the hook"), None), (OSError("of the hook"), (DeadlockError, OSError))],
+    ids=["transient", "named"],
+)
+@pytest.mark.parametrize(
+    "form", ["transaction", "run_in_transaction", "db.retry", "retry", "session"]
+)
+@virtual_time
+async def test_a_hook_that_fails_after_the_commit_does_not_repeat_the_transaction(
+    form: str, error: Exception, on: Any
+) -> None:
+    db = ScriptedEngine(Server())
+    policy, work = RetryPolicy(on=on), transfer_with_hook(db, error)
+
+    async def in_session() -> None:
+        async with db.session() as session:
+            session.on_commit(lambda: None)
+            await work()
+
+    calls: dict[str, Any] = {
+        "session": db.retry(policy)(in_session),
+        "transaction": db.transaction(retry=policy)(work),
+        "run_in_transaction": lambda: db.run_in_transaction(work, retry=policy),
+        "db.retry": db.retry(policy)(db.transaction()(work)),
+        "retry": retry(policy)(db.transaction()(work)),
+    }
+    error.__notes__ = []
+    with pytest.raises(type(error)) as caught:
+        await calls[form]()
+    said = [text for text in db.server.committed if "SAVEPOINT" not in text]
+    assert said == ["transfer"], "it was committed by the first try"
+    assert "the transaction was committed" in caught.value.__notes__[-1]
     await db.close()
 
 
