@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import itertools
 import sys
 import time
@@ -136,7 +137,13 @@ def run_in_virtual_time(main: Callable[[], Awaitable[T]]) -> T:
 
     Raises:
         NothingLeft: nothing can happen any more, and the function has not ended.
+        TypeError: ``main`` is a coroutine, not the function.
     """
+    if not callable(main):
+        raise TypeError(
+            "run_in_virtual_time() takes an async function itself, without a call of it, not "
+            f"{main!r}"
+        )
 
     async def run() -> T:
         return await main()
@@ -149,7 +156,15 @@ def run_in_virtual_time(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Make a test of an async function, run in virtual time."""
+    """Make a test of an async function, run in virtual time.
+
+    Raises:
+        TypeError: it is no async function.
+    """
+    if not inspect.iscoroutinefunction(test):
+        raise TypeError(
+            f"@virtual_time takes an async function, not {getattr(test, '__qualname__', test)}"
+        )
 
     @functools.wraps(test)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:

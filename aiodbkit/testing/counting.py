@@ -6,9 +6,11 @@ is there to be asked when there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from aiodbkit.driver import DriverConnection
@@ -17,7 +19,10 @@ from aiodbkit.errors import InterfaceError
 from aiodbkit.options import count
 from aiodbkit.testing.shared import SharedConnection
 
-__all__ = ["QueryCount", "count_queries"]
+__all__ = ["CountBlock", "QueryCount", "count_queries"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class QueryCount:
@@ -52,35 +57,77 @@ class QueryCount:
             AssertionError: lists the statements.
         """
         if self.count != exactly:
+            sent = "1 statement was" if self.count == 1 else f"{self.count} statements were"
             listed = "".join(f"\n  {at}. {sql}" for at, sql in enumerate(self.statements, 1))
-            raise AssertionError(f"{self.count} statements were sent, not {exactly}:{listed}")
+            raise AssertionError(f"{sent} sent, not {exactly}{':' if listed else ''}{listed}")
 
 
-@contextmanager
-def count_queries(engine: Engine, *, exactly: int | None = None) -> Iterator[QueryCount]:
+def count_queries(engine: Engine, *, exactly: int | None = None) -> CountBlock:
     """Count the statements that reach the engine's driver, of any task, for a ``with`` block.
+
+    It gives a `QueryCount`. As a decorator of an async function it counts those of each call.
 
     Args:
         exactly: how many there have to be at the end of a block that raised nothing.
 
     Raises:
         AssertionError: there were more or fewer; lists them.
+        InterfaceError: what is given is no engine, or on entering: it is a deferred one.
+        ConfigurationError: ``exactly`` is no number of statements.
+        TypeError: what is decorated is no async function.
     """
-    if not isinstance(engine, Engine):
-        raise InterfaceError(f"count_queries() takes an engine, not {type(engine).__name__}")
-    if exactly is not None:
-        count("exactly", exactly)
-    queries = QueryCount()
-    watch = _watches.get(engine)
-    if watch is None:
-        watch = _watches[engine] = _Watch()
-    watch.add(engine, queries)
-    try:
-        yield queries
-    finally:
-        watch.remove(engine, queries)
-    if exactly is not None:
-        queries.assert_count(exactly)
+    return CountBlock(engine, exactly)
+
+
+class CountBlock:
+    """What `count_queries` returns: a context manager, and a decorator of async functions."""
+
+    def __init__(self, engine: Engine, exactly: int | None) -> None:
+        if not isinstance(engine, Engine):
+            raise InterfaceError(f"count_queries() takes an engine, not {type(engine).__name__}")
+        if exactly is not None:
+            count("exactly", exactly)
+        self._engine = engine
+        self._exactly = exactly
+        self._queries: QueryCount | None = None
+
+    def __enter__(self) -> QueryCount:
+        if self._queries is not None:
+            raise InterfaceError(
+                "this count has begun already: call count_queries(db) for each block"
+            )
+        queries = QueryCount()
+        watch = _watches.get(self._engine)
+        if watch is None:
+            watch = _watches[self._engine] = _Watch()
+        watch.add(self._engine, queries)
+        self._queries = queries
+        return queries
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        queries = self._queries
+        assert queries is not None
+        _watches[self._engine].remove(self._engine, queries)
+        if exc is None and self._exactly is not None:
+            queries.assert_count(self._exactly)
+
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """Count the statements of each call."""
+        if not inspect.iscoroutinefunction(function):
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(f"@count_queries() wraps async functions; {name} is not one")
+
+        @functools.wraps(function)
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+            with CountBlock(self._engine, self._exactly):
+                return await function(*args, **kwargs)
+
+        return wrapper
 
 
 class _Watch:

@@ -12,6 +12,7 @@ No network and no thread: it runs under `aiodbkit.testing.virtual_time` as well.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -34,7 +35,7 @@ from aiodbkit.errors import (
     Error,
     QueryTimeoutError,
 )
-from aiodbkit.options import Isolation, TransactionOptions
+from aiodbkit.options import Isolation, TransactionOptions, count
 
 __all__ = ["HANG", "LOSE", "Script", "ScriptedEngine"]
 
@@ -52,7 +53,15 @@ class _Rule:
     """What is answered to statements that match, and how often."""
 
     def __init__(self, pattern: str, times: int | None, answer: Any) -> None:
-        self.pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
+        try:
+            self.pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
+        except (TypeError, re.error) as error:
+            raise ConfigurationError(
+                f"on() takes a regular expression, and {pattern!r} is none: {error}; re.escape() "
+                "makes one of SQL"
+            ) from None
+        if times is not None:
+            count("times", times)
         self.left = times
         self.answer = answer
 
@@ -94,19 +103,27 @@ class Script:
             affected: the ``rows_affected`` of an execute.
             error: is raised.
             fault: `HANG` or `LOSE`.
-            answer: a function of the SQL and the parameters that returns one of the above: a list
-                of rows, a number, an exception, a fault.
+            answer: a function, sync or async, of the SQL and the parameters that returns one of
+                the above: a list of rows, a number, an exception, a fault; or None.
             times: how often this rule counts; None is always.
 
         Raises:
-            ConfigurationError: not just one kind of answer was given.
+            ConfigurationError: not just one kind of answer was given, or one that cannot be.
         """
         given = [each for each in (rows, affected, error, fault, answer) if each is not None]
         if len(given) != 1:
             raise ConfigurationError(
                 "on() takes just one of rows=, affected=, error=, fault= and answer="
             )
-        chosen = given[0] if rows is None else [dict(row) for row in rows]
+        if affected is not None:
+            count("affected", affected)
+        if error is not None and not isinstance(error, BaseException):
+            raise ConfigurationError(f"error= takes an exception, as ValueError(), not {error!r}")
+        if fault is not None and not isinstance(fault, _Fault):
+            raise ConfigurationError(f"fault= takes HANG or LOSE, not {fault!r}")
+        if answer is not None and not callable(answer):
+            raise ConfigurationError(f"answer= takes a function of the SQL, not {answer!r}")
+        chosen = given[0] if rows is None else _checked_rows(rows)
         self._rules.insert(0, _Rule(pattern, times, chosen))
 
     async def ask(self, said: str, params: Params, timeout: float | None = None) -> Any:
@@ -114,7 +131,7 @@ class Script:
         self.said.append(said)
         answer = self._answer(said)
         if callable(answer):
-            answer = answer(said, params)
+            answer = _checked_answer(await _awaited(answer(said, params)))
         if answer is HANG:
             try:
                 async with asyncio.timeout(timeout):
@@ -135,6 +152,45 @@ class Script:
                     rule.left -= 1
                 return rule.answer
         return None
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _checked_rows(rows: Any) -> list[dict[str, Any]]:
+    """Return ``rows`` as dicts, all with the names of the first.
+
+    Raises:
+        ConfigurationError: they are something else.
+    """
+    is_listed = isinstance(rows, Iterable) and not isinstance(rows, Mapping)
+    listed: list[Any] = list(rows) if is_listed else [None]
+    if not all(isinstance(row, Mapping) for row in listed):
+        raise ConfigurationError(f"rows= takes a list of mappings, not {rows!r}")
+    for row in listed:
+        if list(row) != list(listed[0]):
+            raise ConfigurationError(
+                f"the rows of one answer have the same names in the same order: {list(row)} is "
+                f"not {list(listed[0])}"
+            )
+    return [dict(row) for row in listed]
+
+
+def _checked_answer(answer: Any) -> Any:
+    """Return what a function of the test's own answered.
+
+    Raises:
+        ConfigurationError: it is nothing that a server could say.
+    """
+    if answer is None or isinstance(answer, int | BaseException | _Fault):
+        return answer
+    if isinstance(answer, list | tuple):
+        return _checked_rows(answer)
+    raise ConfigurationError(
+        "answer= returns a list of rows, a number, an exception, a fault or None, not "
+        f"{type(answer).__name__}"
+    )
 
 
 class _ScriptedDriver(Driver):
@@ -299,6 +355,8 @@ class ScriptedEngine(Engine):
     schemes = ("scripted",)
 
     def __init__(self, script: Script | None = None, **options: Any) -> None:
+        if not isinstance(script, Script | None):
+            raise ConfigurationError(f"ScriptedEngine() takes a Script, not {script!r}")
         self.script = Script() if script is None else script
         super().__init__("scripted://script", **options)
 

@@ -6,6 +6,7 @@ on the wire, see `aiodbkit.testing.wire`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -17,24 +18,40 @@ from aiodbkit.driver import (
     Fetched,
     Params,
 )
-from aiodbkit.errors import ConnectionLostError, Error, InternalError, NotSupportedError
+from aiodbkit.errors import (
+    ConnectionLostError,
+    Error,
+    InternalError,
+    NotSupportedError,
+    ReadOnlyError,
+)
 from aiodbkit.options import TransactionOptions
+from aiodbkit.sql import Dialect, blank, split
 from aiodbkit.testing.wire import Wire
 
 __all__ = ["SharedConnection"]
 
 T = TypeVar("T")
 
+_WRITING = (
+    "alter|create|delete|drop|grant|insert|load|merge|rename|replace|revoke|truncate|update|vacuum"
+)
+_WRITES = re.compile(
+    rf"[\s(]*({_WRITING})\b|\s*with\b.*\b(insert|(?<!for )update|delete|merge)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 class SharedConnection(DriverConnection):
     """A connection of its own to whoever uses it; a part of the wire in truth."""
 
-    __slots__ = ("_is_shut", "_number", "_reads_alone", "_wire")
+    __slots__ = ("_is_read_only", "_is_shut", "_number", "_reads_alone", "_wire")
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire.driver.raw)
         self._wire = wire
         self._number = 0  # of its savepoint; 0: not in a transaction
+        self._is_read_only = False
         self._is_shut = False
         self._reads_alone = False
 
@@ -92,37 +109,61 @@ class SharedConnection(DriverConnection):
         if self._is_shut:
             raise ConnectionLostError("this connection of the sandbox was closed")
 
+    def _refuse_to_write(self, sql: str) -> None:
+        """In a read-only transaction, as the server would; a savepoint cannot be made that."""
+        if not (self._is_read_only and self.in_transaction):
+            return
+        dialect = getattr(self._wire.driver, "dialect", Dialect.POSTGRES)
+        for statement in split(sql, dialect):
+            found = _WRITES.match(blank(statement, dialect))
+            if found is not None:
+                self._refuse_write(found[1] or found[2], sql)
+
+    def _refuse_write(self, what: str, sql: str | None) -> None:
+        raise ReadOnlyError(
+            f"this transaction is read_only: {what.lower()} is refused, as it is outside of the "
+            "sandbox",
+            query=sql,
+        )
+
     # Statements
 
     async def execute(self, sql: str, params: Params, timeout: float | None) -> ExecuteResult:
+        self._refuse_to_write(sql)
         driver = self._wire.driver
         return await self._run(timeout, lambda left: driver.execute(sql, params, left))
 
     async def execute_many(
         self, sql: str, rows: Sequence[Params], timeout: float | None
     ) -> ExecuteResult:
+        self._refuse_to_write(sql)
         driver = self._wire.driver
         return await self._run(timeout, lambda left: driver.execute_many(sql, rows, left))
 
     async def execute_script(self, sql: str, timeout: float | None) -> None:
+        self._refuse_to_write(sql)
         driver = self._wire.driver
         await self._run(timeout, lambda left: driver.execute_script(sql, left))
 
     async def fetch(
         self, sql: str, params: Params, timeout: float | None, limit: int = 0
     ) -> Fetched:
+        self._refuse_to_write(sql)
         driver = self._wire.driver
         return await self._run(timeout, lambda left: driver.fetch(sql, params, left, limit))
 
     async def insert_many(
         self, table: str, columns: Sequence[str], rows: Any, timeout: float | None
     ) -> int:
+        if self._is_read_only and self.in_transaction:
+            self._refuse_write(f"insert_many into {table}", None)
         driver = self._wire.driver
         return await self._run(timeout, lambda left: driver.insert_many(table, columns, rows, left))
 
     async def open_cursor(
         self, sql: str, params: Params, timeout: float | None, batch_size: int
     ) -> DriverCursor:
+        self._refuse_to_write(sql)
         driver, alone = self._wire.driver, self._wire.can.cursor_is_exclusive
         cursor = await self._run(
             timeout, lambda left: driver.open_cursor(sql, params, left, batch_size), alone=alone
@@ -136,6 +177,7 @@ class SharedConnection(DriverConnection):
         self._refuse_if_shut()
         _refuse_unsupported(self._wire.can, options)
         self._number = await self._wire.begin(self)
+        self._is_read_only = options.read_only
         self.transaction_lost = None
 
     async def commit(self) -> None:

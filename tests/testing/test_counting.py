@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from aiodbkit import InterfaceError
-from aiodbkit.testing import count_queries, sandbox
+from aiodbkit import ConfigurationError, InterfaceError
+from aiodbkit.testing import ScriptedEngine, count_queries, sandbox
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def test_a_wrong_number_fails_with_the_statements_listed(db):
         await db.fetch_val("select 1")
         await db.fetch_val("select 2")
     assert str(failure.value) == "2 statements were sent, not 1:\n  1. select 1\n  2. select 2"
-    zero = pytest.raises(AssertionError, match="0 statements were sent, not 1")
+    zero = pytest.raises(AssertionError, match="0 statements were sent, not 1$")
     with zero, count_queries(db, exactly=1):
         pass
 
@@ -103,7 +103,37 @@ async def test_a_count_that_began_in_a_sandbox_and_ends_after_it_is_harmless(db)
     assert await db.fetch_val("select 1") == 1
 
 
-def test_what_is_no_engine_is_refused():
-    refused = pytest.raises(InterfaceError, match="takes an engine, not str")
-    with refused, count_queries("sqlite://"):
-        pass
+async def test_as_a_decorator_it_counts_the_statements_of_each_call(db):
+    @count_queries(db, exactly=2)
+    async def work(more):
+        for _ in range(1 + more):
+            await db.fetch_val("select 1")
+        return "done"
+
+    assert await work(1) == "done"
+    with pytest.raises(AssertionError, match="1 statement was sent, not 2:"):
+        await work(0)
+    assert await work(1) == "done", "each call has a count of its own"
+
+
+def test_a_sync_function_is_refused_by_its_name():
+    def work(): ...
+
+    with pytest.raises(TypeError, match="wraps async functions; .*work is not one"):
+        count_queries(ScriptedEngine())(work)
+
+
+def test_a_count_used_twice_is_refused_with_the_cure():
+    counting = count_queries(ScriptedEngine())
+    again = pytest.raises(InterfaceError, match=r"call count_queries\(db\) for each block")
+    with counting, again:
+        counting.__enter__()
+    with pytest.raises(InterfaceError, match=r"call count_queries\(db\) for each block"):
+        counting.__enter__()
+
+
+def test_what_is_no_engine_or_no_number_is_refused_at_once():
+    with pytest.raises(InterfaceError, match="takes an engine, not str"):
+        count_queries("sqlite://")
+    with pytest.raises(ConfigurationError, match="exactly must be a whole number"):
+        count_queries(ScriptedEngine(), exactly=-1)

@@ -18,6 +18,7 @@ from aiodbkit import (
 from aiodbkit.testing import (
     HANG,
     LOSE,
+    NothingLeft,
     Script,
     ScriptedEngine,
     count_queries,
@@ -118,6 +119,57 @@ async def test_sandbox_and_count_work_on_it():
         assert db.script.said == ["connect", "begin", "insert", "rollback"]
 
 
+@virtual_time
+async def test_a_function_may_be_async_and_answer_anything_that_a_rule_can():
+    script = Script()
+
+    async def slowly(sql, params):
+        await asyncio.sleep(60)
+        return [{"n": params["n"]}]
+
+    script.on("select", answer=slowly)
+    script.on("update", answer=lambda *_: DeadlockError("as you wish"))
+    script.on("delete", answer=lambda *_: None)
+    async with ScriptedEngine(script) as db:
+        assert await db.fetch_val("select", {"n": 4}) == 4
+        with pytest.raises(DeadlockError):
+            await db.execute("update")
+        assert (await db.execute("delete")).rows_affected == 1
+        script.on("select", answer=lambda *_: "Ada")
+        with pytest.raises(ConfigurationError, match="a list of rows, a number.*not str"):
+            await db.fetch_val("select")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"affected": 1, "times": -1}, "times must be a whole number"),
+        ({"affected": 1, "times": "twice"}, "times must be a whole number"),
+        ({"affected": -1}, "affected must be a whole number"),
+        ({"fault": "lose"}, "HANG or LOSE, not 'lose'"),
+        ({"error": ValueError}, r"an exception, as ValueError\(\), not <class"),
+        ({"answer": 3}, "a function of the SQL, not 3"),
+        ({"rows": ADA}, "a list of mappings"),
+        ({"rows": [(1, "Ada")]}, "a list of mappings"),
+        ({"rows": 3}, "a list of mappings, not 3"),
+        ({"rows": "Ada"}, "a list of mappings, not 'Ada'"),
+        ({"rows": [{"a": 1}, {"b": 1}]}, r"same names.*\['b'\] is not \['a'\]"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_when_it_is_written(answer, told):
+    with pytest.raises(ConfigurationError, match=told):
+        Script().on("select", **answer)
+
+
+def test_what_is_no_regular_expression_or_script_is_refused_with_the_cure():
+    with pytest.raises(ConfigurationError, match=r"'count\(' is none.*re.escape"):
+        Script().on("count(", affected=1)
+    with pytest.raises(ConfigurationError, match="None is none"):
+        Script().on(None, affected=1)
+    with pytest.raises(ConfigurationError, match="takes a Script, not 'select'"):
+        ScriptedEngine("select")
+
+
 def test_an_answer_of_two_kinds_or_none_is_refused():
     with pytest.raises(ConfigurationError, match="just one of"):
         Script().on("select", rows=[], affected=1)
@@ -131,3 +183,25 @@ def test_the_clock_returns_what_the_function_returns():
         return "an hour later"
 
     assert run_in_virtual_time(main) == "an hour later"
+
+
+def test_a_clock_is_given_an_async_function_and_tells_who_gives_something_else():
+    async def main():
+        return 1
+
+    coroutine = main()
+    with pytest.raises(TypeError, match=r"run_in_virtual_time\(\) takes .*function itself"):
+        run_in_virtual_time(coroutine)
+    coroutine.close()
+    with pytest.raises(TypeError, match=r"@virtual_time.*async function.*main_sync"):
+
+        @virtual_time
+        def main_sync(): ...
+
+
+def test_what_waits_for_nothing_is_told_by_its_name():
+    async def stuck():
+        await asyncio.Event().wait()
+
+    with pytest.raises(NothingLeft, match=r"stuck > Event.wait"):
+        run_in_virtual_time(stuck)
