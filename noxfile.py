@@ -46,6 +46,17 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests of FastAPI and Starlette on the oldest versions that are supported.
+
+    So does ``tests`` where it can; this does nothing else, and fails where it cannot.
+    """
+    session.install("-e", ".[all,dev]")
+    environment = {"AIODBKIT_REQUIRE": "oldest"}
+    session.run("pytest", "tests/ext/test_fastapi_oldest.py", *session.posargs, env=environment)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, and run the tests on it where the source is not to be found."""
     folder = Path(session.create_tmp()).resolve()

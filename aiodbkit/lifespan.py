@@ -34,13 +34,8 @@ def lifespan(*engines: AbstractAsyncContextManager[Any], inner: Lifespan | None 
                 f"lifespan() takes engines, and the app's own lifespan as inner=; {engine!r} is "
                 "no engine"
             )
-    given: object = inner
-    if given is not None and (not callable(given) or inspect.isasyncgenfunction(given)):
-        raise ConfigurationError(
-            "lifespan(inner=...) takes a function that is given the app and returns an async "
-            "context manager: decorate an async generator with "
-            "@contextlib.asynccontextmanager"
-        )
+    if inner is not None:
+        _refuse_unless_lifespan(inner)
 
     @asynccontextmanager
     async def opened(app: Any) -> AsyncIterator[Any]:
@@ -50,3 +45,24 @@ def lifespan(*engines: AbstractAsyncContextManager[Any], inner: Lifespan | None 
             yield None if inner is None else await stack.enter_async_context(inner(app))
 
     return opened
+
+
+def _refuse_unless_lifespan(inner: object) -> None:
+    """Raise for the mistakes that can be seen before it is called."""
+    if isinstance(inner, AbstractAsyncContextManager):  # some of them can be called, too
+        raise ConfigurationError(
+            f"lifespan(inner=...) takes a function, and calls it with the app; {inner!r} is what "
+            "such a function returns, or an engine: give the function itself, or give the engine "
+            "before inner="
+        )
+    is_undecorated = (
+        inspect.isasyncgenfunction(inner)
+        or inspect.isgeneratorfunction(inner)
+        or inspect.iscoroutinefunction(inner)
+    )
+    if not callable(inner) or is_undecorated:
+        raise ConfigurationError(
+            "lifespan(inner=...) takes a function that is given the app and returns an async "
+            "context manager: decorate an async generator with "
+            "@contextlib.asynccontextmanager"
+        )

@@ -1,4 +1,7 @@
-"""A request's session, for frameworks that call one function before a request and one after it."""
+"""What the integrations share: what they refuse, and a request's session.
+
+The session is for frameworks that call one function before a request and one after it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,26 @@ import asyncio
 from typing import Any
 
 from aiodbkit.engine import Engine
-from aiodbkit.errors import Error
+from aiodbkit.errors import ConfigurationError, Error
 from aiodbkit.session import Session
 
-__all__ = ["NO_RESPONSE", "begin", "end"]
+__all__ = ["NO_RESPONSE", "begin", "end", "refuse_unless_engine"]
 
 NO_RESPONSE = (
     "a handler that raises Rollback has no response to send: return one, after set_rollback_only() "
     "on its session"
 )
+
+
+def refuse_unless_engine(db: object, who: str, method: str = "session") -> None:
+    """Raise for what has not the method that will be called in each request.
+
+    Raises:
+        ConfigurationError: an engine's class is no engine either.
+    """
+    if isinstance(db, type) or not callable(getattr(db, method, None)):
+        raise ConfigurationError(f"{who} takes an engine, and {db!r} is none")
+
 
 _ending: set[asyncio.Task[Any]] = set()
 

@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from aiodbkit.engine import Engine
-from aiodbkit.errors import InterfaceError
-from aiodbkit.ext._request import NO_RESPONSE
+from aiodbkit.errors import ConfigurationError, InterfaceError
+from aiodbkit.ext._request import NO_RESPONSE, refuse_unless_engine
 from aiodbkit.session import Session
 
 __all__ = ["DB", "SESSION", "setup"]
@@ -33,14 +33,24 @@ def setup(
     The session takes no connection until its first statement. It is committed before a response
     with a status below 400 is sent, a failed commit being a 500; else it is rolled back. A handler
     that prepares a response by itself, to stream it, has what it did until then committed at that
-    moment, before the headers leave; the session goes on to the handler's end.
+    moment, before the headers leave; the session goes on to the handler's end. So it does in a
+    WebSocket, whose handler commits after each message if it lives long.
 
     Args:
         app: the app.
         db: the engine.
         key: the engine's key in the app.
         session_key: the session's key in the request.
+
+    Raises:
+        ConfigurationError: ``db`` is no engine, or the app has one with this key.
     """
+    refuse_unless_engine(db, "setup(app, db)")
+    if key in app:
+        raise ConfigurationError(
+            f"setup(): this app has an engine as {key!r}: give a second one a key= and a "
+            "session_key= of its own"
+        )
 
     async def opened(_app: web.Application) -> AsyncIterator[None]:
         async with db:
@@ -48,7 +58,9 @@ def setup(
 
     async def commit_before_the_headers(request: web.Request, response: web.StreamResponse) -> None:
         session: Session | None = request.get(session_key)
-        if session is not None and not session.is_closed and response.status < 400:
+        if session is None or session.is_closed or session.is_rollback_only:
+            return
+        if response.status < 400:
             await session.commit()
 
     app[key] = db

@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 
 from aiodbkit.engine import Engine
 from aiodbkit.errors import InterfaceError
-from aiodbkit.ext._request import NO_RESPONSE
+from aiodbkit.ext._request import NO_RESPONSE, refuse_unless_engine
 
 __all__ = ["SessionMiddleware", "with_lifespan", "with_session"]
 
@@ -67,8 +67,10 @@ def with_session(db: Engine, *, name: str = "db") -> Callable[[View], View]:
         name: the session's name in the request; one for each engine.
 
     Raises:
+        ConfigurationError: ``db`` is no engine.
         TypeError: the view is not async.
     """
+    refuse_unless_engine(db, "with_session(db)")
 
     def decorate(view: View) -> View:
         if not iscoroutinefunction(view):
@@ -99,7 +101,12 @@ def with_lifespan(application: ASGIApp, *engines: Engine) -> ASGIApp:
 
     Django itself refuses ASGI's lifespan messages; these are answered here. A server that sends
     none leaves the engines to open themselves, and to end with the process.
+
+    Raises:
+        ConfigurationError: one of them is no engine.
     """
+    for engine in engines:
+        refuse_unless_engine(engine, "with_lifespan(application, db)")
 
     async def wrapper(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":

@@ -7,7 +7,7 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from aiodbkit.engine import Engine
-from aiodbkit.ext._request import begin, end
+from aiodbkit.ext._request import begin, end, refuse_unless_engine
 
 __all__ = ["SessionMiddleware"]
 
@@ -17,14 +17,18 @@ class SessionMiddleware:
 
     The engine is open while the app runs. The session takes no connection until its first
     statement. It is committed before a response with a status below 400 is sent, a failed commit
-    being a 500; else it is rolled back.
+    being a 500; else it is rolled back. A WebSocket has none: it opens ``async with db.session()``.
 
     Args:
         db: the engine.
         name: the session's name in ``req.context``; one for each engine.
+
+    Raises:
+        ConfigurationError: ``db`` is no engine.
     """
 
     def __init__(self, db: Engine, *, name: str = "db") -> None:
+        refuse_unless_engine(db, "SessionMiddleware(db)")
         self._db = db
         self._name = name
 

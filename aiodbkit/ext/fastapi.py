@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import fastapi
 from fastapi import params
@@ -17,7 +17,8 @@ from fastapi import params
 from aiodbkit.connection import Connection
 from aiodbkit.engine import Engine
 from aiodbkit.errors import ConfigurationError, InterfaceError, TransactionScopeError
-from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
+from aiodbkit.ext._request import refuse_unless_engine
+from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions, choice
 from aiodbkit.scope import find_scope
 from aiodbkit.session import Session
 
@@ -49,7 +50,8 @@ def session(
         ConfigurationError: this version of FastAPI would commit after the response; or an
             option cannot be.
     """
-    _refuse_unless_engine(db, "session")
+    refuse_unless_engine(db, "session()")
+    choice("child_tasks", child_tasks, (None, *get_args(ChildTasks)))
     options = TransactionOptions(
         isolation=isolation, read_only=read_only, deferrable=deferrable, mode=mode
     )
@@ -66,7 +68,7 @@ def connection(db: Engine) -> params.Depends:
     Raises:
         ConfigurationError: this version of FastAPI would hold it until after the response.
     """
-    _refuse_unless_engine(db, "connection")
+    refuse_unless_engine(db, "connection()", "connection")
     return _around_the_endpoint(_ConnectionOf(db))
 
 
@@ -83,6 +85,7 @@ class _SessionOf:
         self._refuse_inside_a_reader()
         async with self.db.session(**asdict(self.options), child_tasks=self.child_tasks) as session:
             yield session
+            _set_free_what_runs_on(session)
             return
         raise InterfaceError(
             "Rollback was raised in an endpoint, and now there is no response to send: call "
@@ -100,6 +103,15 @@ class _SessionOf:
                 "a session that writes was asked for inside a read-only one of the same request: "
                 "name it first among the endpoint's parameters, and the reader will run inside it"
             )
+
+
+def _set_free_what_runs_on(session: Session) -> None:
+    """Let tasks that the endpoint has left behind use the engine while the session ends.
+
+    FastAPI starts the task of an ``EventSourceResponse`` before it ends the dependencies.
+    """
+    assert session._scope is not None
+    session._scope.leave()
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,3 @@ def _around_the_endpoint(dependency: Callable[..., Any]) -> params.Depends:
 
 def _version() -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", fastapi.__version__)[:2]))
-
-
-def _refuse_unless_engine(db: object, call: str) -> None:
-    if not callable(getattr(db, call, None)):
-        raise ConfigurationError(f"{call}() takes an engine, and {db!r} is none")

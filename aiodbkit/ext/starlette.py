@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import keyword
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from starlette import responses
 
 from aiodbkit.engine import Engine
-from aiodbkit.errors import ConfigurationError
-from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
+from aiodbkit.errors import CommitUnknownError, ConfigurationError, InterfaceError, Rollback
+from aiodbkit.ext._request import NO_RESPONSE, refuse_unless_engine
+from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions, choice
 from aiodbkit.session import Session
 
 __all__ = ["SessionMiddleware", "StreamingResponse"]
@@ -65,12 +68,10 @@ class SessionMiddleware:
         mode: LockMode | None = None,
         child_tasks: ChildTasks | None = None,
     ) -> None:
-        if not callable(getattr(db, "session", None)):
-            raise ConfigurationError(f"SessionMiddleware takes an engine, and {db!r} is none")
-        if not attribute.isidentifier():
-            raise ConfigurationError(
-                f"attribute={attribute!r} cannot be a name in request.state: give an identifier"
-            )
+        refuse_unless_engine(db, "SessionMiddleware")
+        _refuse_unless_name(attribute)
+        _refuse_unless_plain_function(commit_on)
+        choice("child_tasks", child_tasks, (None, *get_args(ChildTasks)))
         self._app = app
         self._db = db
         self._attribute = attribute
@@ -86,17 +87,55 @@ class SessionMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        session = self._db.session(**self._options, child_tasks=self._child_tasks)
+        state = scope.setdefault("state", {})
+        self._refuse_to_replace(state.get(self._attribute), session)
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(
-                self._db.session(**self._options, child_tasks=self._child_tasks)
-            )
+            await stack.enter_async_context(session)
             # It stays there after its end: what comes later is told so.
-            scope.setdefault("state", {})[self._attribute] = session
+            state[self._attribute] = session
             exchange = _Exchange(session, stack, send, self._commit_on)
-            await self._app(scope, receive, exchange.send)
+            try:
+                await self._app(scope, receive, exchange.send)
+            except Rollback as error:
+                if scope["type"] == "http" and not session.is_closed:
+                    raise InterfaceError(NO_RESPONSE) from error
+                raise
             exchange.refuse_if_unanswered()
             if scope["type"] == "http":
                 exchange.roll_back_unless_ended()  # nothing was answered
+
+    def _refuse_to_replace(self, around: object, session: Session) -> None:
+        """One engine's statements would go to another one."""
+        if not isinstance(around, Session) or around.is_closed:
+            return
+        if around._engine is not session._engine:
+            raise ConfigurationError(
+                f"request.state.{self._attribute} is a session of {around._engine!r} already, "
+                f"from a SessionMiddleware further out: give that of {session._engine!r} "
+                "a name of its own, attribute=..."
+            )
+
+
+def _refuse_unless_name(attribute: object) -> None:
+    if not isinstance(attribute, str) or not attribute.isidentifier():
+        raise ConfigurationError(
+            f"attribute={attribute!r} cannot be a name in request.state: give an identifier"
+        )
+    if keyword.iskeyword(attribute):
+        raise ConfigurationError(
+            f"attribute={attribute!r} is a keyword, so request.state.{attribute} is no Python: "
+            "give another name"
+        )
+
+
+def _refuse_unless_plain_function(commit_on: object) -> None:
+    # What a coroutine function returns is always true.
+    if not callable(commit_on) or inspect.iscoroutinefunction(commit_on):
+        raise ConfigurationError(
+            "commit_on= takes a plain function that is given the status and returns whether to "
+            f"commit, such as `lambda status: status < 300`, not {commit_on!r}"
+        )
 
 
 class _Exchange:
@@ -144,6 +183,9 @@ class _Exchange:
         except Exception as error:
             self._failure = error
             raise
+        except BaseException:  # cancelled; should the app go on, it must not tell of a success
+            self._failure = _cut_off(commit=commit)
+            raise
 
     async def _send_after_failure(self, message: Message, *, commit: bool | None) -> None:
         """Let an answer pass that tells of the failure, and no other."""
@@ -161,6 +203,18 @@ class _Exchange:
     def roll_back_unless_ended(self) -> None:
         if not self._session.is_closed:
             self._session.set_rollback_only()
+
+
+def _cut_off(*, commit: bool) -> Exception:
+    if not commit:
+        return InterfaceError(
+            "the app was cancelled while its session was rolled back: now only an error can be sent"
+        )
+    return CommitUnknownError(
+        "the app was cancelled while its session was committed: whether that took effect is "
+        "unknown, and only an error can be sent",
+        query="COMMIT",
+    )
 
 
 class StreamingResponse(responses.StreamingResponse):

@@ -17,6 +17,7 @@ from tornado.web import Application, RequestHandler
 
 from aiodbkit.engine import Engine
 from aiodbkit.errors import InterfaceError
+from aiodbkit.ext._request import refuse_unless_engine
 from aiodbkit.session import Session
 
 __all__ = ["SessionMixin", "setup"]
@@ -36,7 +37,11 @@ def setup(app: Application, db: Engine) -> None:
     """Say which engine the handlers of ``app`` use.
 
     Who runs the app opens the engine: ``async with db:`` around its waiting for the end.
+
+    Raises:
+        ConfigurationError: ``db`` is no engine.
     """
+    refuse_unless_engine(db, "setup(app, db)")
     app.settings[_SETTING] = db
 
 

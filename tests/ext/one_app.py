@@ -7,7 +7,8 @@ and yields its base URL; and ``asgi`` where the framework makes an ASGI app of i
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 
 import httpx
 import pytest
@@ -62,13 +63,36 @@ class Shop:
                 await self.go_on.wait()
         return 200, "made"
 
+    async def chat(self, text, session):
+        """What a WebSocket's handler does with a message; returns what it sends, or None to end."""
+        self.sessions[:] = [session]
+        match text:
+            case "commit":
+                await session.commit()
+            case "fail":
+                raise RuntimeError("a handler that fails")
+            case "end":
+                return None
+            case number:
+                await session.execute("insert into things values (:n)", {"n": int(number)})
+        return f"{text} done"
+
     async def count(self):
         return await self.db.fetch_val("select count(*) from things")
+
+    async def see_all_connections_come_back(self):
+        """A session that was cut short has ended before the pool has cleaned its connection."""
+        while not all(session.is_closed for session in self.sessions):
+            await asyncio.sleep(0.01)
+        async with AsyncExitStack() as stack:
+            for _ in range(self.db.pool.stats().max_size):
+                await stack.enter_async_context(self.db.pool.acquire(timeout=20))
 
 
 @asynccontextmanager
 async def served_by_uvicorn(app):
-    config = uvicorn.Config(app, port=0, lifespan="on", log_config=None, ws="none")
+    ws = "wsproto" if find_spec("wsproto") else "none"
+    config = uvicorn.Config(app, port=0, lifespan="on", log_config=None, ws=ws)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -151,9 +175,7 @@ class Behaviour:
         request.cancel()
         await asyncio.wait([request])
         shop.go_on.set()
-        while not all(session.is_closed for session in shop.sessions):
-            await asyncio.sleep(0.01)
-        assert shop.db.pool.stats().in_use == 0
+        await shop.see_all_connections_come_back()
         assert (await client.post("/make/2")).status_code == 200
 
 
@@ -191,7 +213,55 @@ class ASGIBehaviour(Behaviour):
         if not self.cancels_by_itself:
             request.cancel()
         await asyncio.wait([request])
-        while not all(session.is_closed for session in shop.sessions):
-            await asyncio.sleep(0.01)
+        await shop.see_all_connections_come_back()
         assert await shop.count() == 0
-        assert shop.db.pool.stats().in_use == 0
+
+
+class SocketBehaviour:
+    """Mixed in where a WebSocket has a session: its handler is at ``/chat``, and calls `chat`."""
+
+    commits_when_the_client_leaves = False  # the handler returns then, instead of being cancelled
+
+    @pytest.fixture
+    async def socket(self, client):
+        aiohttp = pytest.importorskip("aiohttp")
+        pytest.importorskip("wsproto")
+        async with (
+            aiohttp.ClientSession(str(client.base_url)) as http,
+            http.ws_connect("/chat") as socket,
+        ):
+            yield socket
+
+    async def test_a_message_is_committed_when_the_handler_says_so(self, socket, shop):
+        await socket.send_str("1")
+        assert await socket.receive_str() == "1 done"
+        assert await shop.count() == 0
+        await socket.send_str("commit")
+        assert await socket.receive_str() == "commit done"
+        assert await shop.count() == 1
+        assert shop.db.pool.stats().in_use == 0  # nothing is held between messages
+        await socket.send_str("end")
+        await socket.receive()
+
+    async def test_a_websocket_whose_handler_returns_is_committed(self, socket, shop):
+        await socket.send_str("1")
+        await socket.receive_str()
+        await socket.send_str("end")
+        await socket.receive()
+        await shop.see_all_connections_come_back()
+        assert await shop.count() == 1
+
+    async def test_a_websocket_whose_handler_fails_is_rolled_back(self, socket, shop):
+        await socket.send_str("1")
+        await socket.receive_str()
+        await socket.send_str("fail")
+        await socket.receive()
+        await shop.see_all_connections_come_back()
+        assert await shop.count() == 0
+
+    async def test_a_client_that_leaves_its_websocket_leaks_nothing(self, socket, shop):
+        await socket.send_str("1")
+        await socket.receive_str()
+        await socket.close()
+        await shop.see_all_connections_come_back()
+        assert await shop.count() == (1 if self.commits_when_the_client_leaves else 0)

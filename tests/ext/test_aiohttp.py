@@ -11,11 +11,14 @@ pytest.importorskip("aiohttp")
 import httpx
 from aiohttp import web
 
+import aiodbkit
 from aiodbkit.ext import aiohttp as dbaiohttp
-from tests.ext.one_app import Behaviour
+from tests.ext.one_app import Behaviour, SocketBehaviour
 
 
-class TestAiohttp(Behaviour):
+class TestAiohttp(SocketBehaviour, Behaviour):
+    commits_when_the_client_leaves = True
+
     @pytest.fixture
     def app(self, shop):
         async def handler(request):
@@ -24,7 +27,18 @@ class TestAiohttp(Behaviour):
             status, text = await shop.act(action, number, request[dbaiohttp.SESSION])
             return web.Response(text=text, status=status)
 
+        async def chat(request):
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            async for message in socket:
+                answer = await shop.chat(message.data, request[dbaiohttp.SESSION])
+                if answer is None:
+                    break
+                await socket.send_str(answer)
+            return socket
+
         app = web.Application()
+        app.router.add_get("/chat", chat)
         dbaiohttp.setup(app, shop.db)
         app.router.add_post("/{action}/{number}", handler)
         return app
@@ -85,3 +99,33 @@ class TestAiohttp(Behaviour):
             assert (await client.post("/stream")).text == "begun"
             assert await shop.count() == 1
             assert (await client.post("/orphans")).status_code == 500
+
+    async def test_a_stream_of_what_is_to_be_rolled_back_is_sent_and_rolled_back(
+        self, add, shop, serve
+    ):
+        async def rehearse(request):
+            session = request[dbaiohttp.SESSION]
+            await session.execute("insert into things values (1)")
+            session.set_rollback_only()
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"begun")
+            return response
+
+        add("/rehearse", rehearse)
+        async with serve as url, httpx.AsyncClient(base_url=url) as client:
+            answer = await client.post("/rehearse")
+            assert (answer.status_code, answer.text) == (200, "begun")
+            assert await shop.count() == 0
+
+
+def test_what_is_no_engine_is_refused_when_the_app_is_made():
+    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
+        dbaiohttp.setup(web.Application(), "sqlite://")
+
+
+def test_a_second_engine_needs_keys_of_its_own():
+    app = web.Application()
+    dbaiohttp.setup(app, aiodbkit.create_engine("sqlite://"))
+    with pytest.raises(aiodbkit.ConfigurationError, match="session_key= of its own"):
+        dbaiohttp.setup(app, aiodbkit.create_engine("sqlite://"))

@@ -23,6 +23,7 @@ if not settings.configured:
     )
     django.setup(set_prefix=False)
 
+import aiodbkit
 from aiodbkit.ext.django import SessionMiddleware, with_lifespan, with_session
 from tests.ext.one_app import ASGIBehaviour
 
@@ -66,9 +67,16 @@ class TestDjangoDecorator(ASGIBehaviour):
 
 def test_a_sync_view_is_refused():
     with pytest.raises(TypeError, match="portal"):
-        with_session(None)(lambda _request: None)
+        with_session(aiodbkit.create_engine("sqlite://"))(lambda _request: None)
 
 
 def test_a_middleware_without_an_engine_says_which_setting_it_needs():
     with pytest.raises(ImproperlyConfigured, match="AIODBKIT_ENGINE"):
         SessionMiddleware(None)
+
+
+def test_what_is_no_engine_is_refused_when_the_app_is_made():
+    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
+        with_session("sqlite://")
+    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
+        with_lifespan(ASGIHandler(), "sqlite://")

@@ -8,6 +8,7 @@ pytest.importorskip("falcon")
 
 import falcon.asgi
 
+import aiodbkit
 from aiodbkit.ext.falcon import SessionMiddleware
 from tests.ext.one_app import ASGIBehaviour
 
@@ -26,3 +27,8 @@ class TestFalcon(ASGIBehaviour):
         app = falcon.asgi.App(middleware=[SessionMiddleware(shop.db)])
         app.add_route("/{action}/{number:int}", Things(shop))
         return app
+
+
+def test_what_is_no_engine_is_refused_when_the_app_is_made():
+    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
+        SessionMiddleware("sqlite://")

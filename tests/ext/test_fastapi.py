@@ -16,8 +16,8 @@ from tests.ext.asgi import client_of, messages_of, talk
 fastapi = pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket  # noqa: E402
-from fastapi.responses import JSONResponse, StreamingResponse  # noqa: E402
+from fastapi import Depends, FastAPI, HTTPException, WebSocket  # noqa: E402
+from fastapi.responses import JSONResponse  # noqa: E402
 from starlette.middleware.base import BaseHTTPMiddleware  # noqa: E402
 
 try:
@@ -192,6 +192,25 @@ async def test_raising_rollback_is_refused_because_there_is_nothing_to_answer(db
     assert await db.fetch_val(COUNT) == 0
 
 
+@SQLITE
+async def test_a_hook_that_fails_after_the_commit_is_a_500_and_the_commit_stands(db, tx):
+    app = FastAPI()
+
+    @app.post("/")
+    async def add(session: tx):
+        def hook():
+            raise ValueError("no mail")
+
+        await session.execute(ADD)
+        session.on_commit(hook)
+
+    assert (await post(app)).status_code == 500
+    with pytest.raises(ValueError, match="no mail") as caught:
+        await messages_of(app, "/", "POST")
+    assert caught.value.__notes__ == ["raised by a hook after the transaction: committed"]
+    assert await db.fetch_val(COUNT) == 2
+
+
 # One session for the request
 
 
@@ -210,6 +229,24 @@ async def test_sub_dependencies_share_the_session(db, tx):
 
     assert (await post(app)).json() is True
     assert await db.fetch_val(COUNT) == 2
+
+
+@SQLITE
+@pytest.mark.parametrize("whole_app", [False, True])
+async def test_a_session_around_routes_takes_in_verbs_on_the_engine(db, whole_app):
+    session = dbfastapi.session(db)
+    app = FastAPI(dependencies=[session] if whole_app else [])
+
+    @app.post("/{status}", dependencies=[] if whole_app else [session])
+    async def add(status: int):
+        await db.execute(ADD)
+        if status != 200:
+            raise HTTPException(status)
+
+    assert (await post(app, "/400")).status_code == 400
+    assert await db.fetch_val(COUNT) == 0
+    assert (await post(app, "/200")).status_code == 200
+    assert await db.fetch_val(COUNT) == 1
 
 
 @SQLITE
@@ -301,6 +338,29 @@ async def test_a_connection_is_given_back_before_the_response(db):
 
 
 @SQLITE
+@pytest.mark.parametrize("first", ["session", "connection"])
+async def test_a_session_and_a_connection_of_a_request_are_on_one_connection(db, tx, first):
+    conn = Annotated[Connection, dbfastapi.connection(db)]
+    app = FastAPI()
+
+    if first == "session":
+
+        @app.post("/")
+        async def add(session: tx, connection: conn):
+            await session.execute(ADD)
+            return await connection.fetch_val(COUNT)
+    else:
+
+        @app.post("/")
+        async def add(connection: conn, session: tx):
+            await session.execute(ADD)
+            return await connection.fetch_val(COUNT)
+
+    assert (await post(app)).json() == 1
+    assert [await db.fetch_val(COUNT), db.pool.stats().in_use] == [1, 0]
+
+
+@SQLITE
 async def test_several_engines_commit_and_roll_back_together(db, tx, tmp_path, make_engine):
     other = await make_engine(f"sqlite:///{tmp_path / 'other.db'}")
     await other.execute("create table item (name text)")
@@ -338,70 +398,7 @@ async def test_an_override_takes_the_place_of_the_session(db, tx, tmp_path, make
     assert [await db.fetch_val(COUNT), await other.fetch_val(COUNT)] == [0, 1]
 
 
-# What outlives the endpoint
-
-
-@SQLITE
-async def test_a_stream_that_uses_the_ended_session_is_told_so(db, tx):
-    app = FastAPI()
-
-    @app.post("/")
-    async def stream(session: tx):
-        async def rows():
-            yield "first "
-            yield str(await session.fetch_val(COUNT))
-
-        return StreamingResponse(rows())
-
-    with pytest.raises((aiodbkit.SessionClosedError, ExceptionGroup)) as caught:
-        await messages_of(app, "/", "POST")
-    error = caught.value
-    if isinstance(error, ExceptionGroup):  # by Starlette's version
-        (error,) = error.exceptions
-    assert isinstance(error, aiodbkit.SessionClosedError)
-    assert "a streaming response, opens one of its own" in str(error)
-
-
-@SQLITE
-async def test_a_stream_with_a_session_of_its_own_reads_to_its_end(db, tx):
-    app = FastAPI()
-
-    @app.post("/")
-    async def stream(session: tx):
-        await session.execute(ADD)
-
-        async def rows():
-            async with db.session(read_only=True) as own:
-                async for row in own.iterate("select name from item"):
-                    yield row.name
-
-        return StreamingResponse(rows())
-
-    assert (await post(app)).text == "new"
-    assert db.pool.stats().in_use == 0
-
-
-@SQLITE
-async def test_a_background_task_that_uses_the_ended_session_is_told_so(db, tx):
-    app = FastAPI()
-    errors = []
-
-    @app.post("/")
-    async def add(session: tx, tasks: BackgroundTasks):
-        async def later():
-            async with db.session() as own:
-                await own.execute(ADD)
-            try:
-                await session.execute(ADD)
-            except aiodbkit.SessionClosedError as error:
-                errors.append(str(error))
-
-        tasks.add_task(later)
-
-    assert (await post(app)).status_code == 200
-    assert len(errors) == 1
-    assert "as a background task" in errors[0]
-    assert await db.fetch_val(COUNT) == 1
+# Other ways in
 
 
 @OLD_STARLETTE
@@ -424,9 +421,6 @@ async def test_a_request_cancelled_midway_leaves_nothing(db, tx, behind):
         await request
     assert await db.fetch_val(COUNT) == 0  # over the only connection there is
     assert db.pool.stats().in_use == 0
-
-
-# Other ways in
 
 
 async def pass_on(request, call_next):

@@ -15,6 +15,7 @@ fastapi = pytest.importorskip("fastapi")
 from fastapi import Depends, FastAPI  # noqa: E402
 
 from aiodbkit.ext import fastapi as dbfastapi  # noqa: E402
+from tests.ext.asgi import messages_of  # noqa: E402
 
 HAS_SCOPES = "scope" in inspect.signature(Depends).parameters
 
@@ -57,9 +58,36 @@ def test_what_is_no_engine_is_refused():
         dbfastapi.session("sqlite://")
     with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
         dbfastapi.connection("sqlite://")
+    engine_class = type(aiodbkit.create_engine("sqlite://"))
+    with pytest.raises(aiodbkit.ConfigurationError, match="SQLiteEngine.* is none"):
+        dbfastapi.session(engine_class)
 
 
 def test_an_isolation_that_is_none_is_refused_when_the_app_is_built():
     db = aiodbkit.create_engine("sqlite://")
     with pytest.raises(aiodbkit.ConfigurationError, match="isolation"):
         dbfastapi.session(db, isolation="strict")
+
+
+def test_child_tasks_that_are_none_are_refused_when_the_app_is_built():
+    db = aiodbkit.create_engine("sqlite://")
+    with pytest.raises(aiodbkit.ConfigurationError, match="child_tasks must be one of"):
+        dbfastapi.session(db, child_tasks="inherit")
+
+
+# In a request
+
+
+async def test_a_session_with_other_options_inside_is_refused(sqlite_engine):
+    db = await sqlite_engine()
+    app = FastAPI()
+
+    @app.get("/")
+    async def add(
+        session: Annotated[Session, dbfastapi.session(db)],
+        other: Annotated[Session, dbfastapi.session(db, isolation="serializable")],
+    ):
+        await other.execute("select 1")
+
+    with pytest.raises(aiodbkit.TransactionScopeError, match=r"isolation.* outermost"):
+        await messages_of(app, "/")

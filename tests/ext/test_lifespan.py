@@ -98,6 +98,38 @@ def test_what_is_no_engine_or_no_lifespan_is_refused():
     with pytest.raises(aiodbkit.ConfigurationError, match="asynccontextmanager"):
         aiodbkit.lifespan(inner="mine")
 
+    async def startup(app):
+        pass
+
+    with pytest.raises(aiodbkit.ConfigurationError, match="asynccontextmanager"):
+        aiodbkit.lifespan(inner=startup)
+
+
+def test_an_inner_lifespan_that_was_called_already_is_refused():
+    @asynccontextmanager
+    async def mine(app):
+        yield
+
+    with pytest.raises(aiodbkit.ConfigurationError, match="give the function itself"):
+        aiodbkit.lifespan(inner=mine("app"))
+
+
+def test_an_engine_as_the_inner_lifespan_is_refused(sqlite_url):
+    db = aiodbkit.create_engine(sqlite_url)
+    with pytest.raises(aiodbkit.ConfigurationError, match="give the engine before inner="):
+        aiodbkit.lifespan(inner=db)
+
+
+@SQLITE
+async def test_lifespans_of_engines_are_lifespans_like_others(url, tmp_path):
+    db = aiodbkit.create_engine(url)
+    other = aiodbkit.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
+    async with aiodbkit.lifespan(db, inner=other.lifespan)(None):
+        assert db.is_connected
+        assert other.is_connected
+    assert not db.is_connected
+    assert not other.is_connected
+
 
 @SQLITE
 async def test_the_lifespan_of_the_engine_is_that_of_the_app(url):

@@ -440,16 +440,3 @@ async def test_a_websocket_whose_endpoint_raises_is_rolled_back(db):
     with pytest.raises(WebSocketDisconnect):
         await talk(socket_app(chat, db), "/")
     assert await db.fetch_val(COUNT) == 0
-
-
-# Refusals
-
-
-def test_misuse_of_the_middleware_is_refused_when_the_app_is_built():
-    db = aiodbkit.create_engine("sqlite://")
-    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
-        SessionMiddleware(app_of(None), "sqlite://")
-    with pytest.raises(aiodbkit.ConfigurationError, match="'my db' cannot be a name"):
-        SessionMiddleware(app_of(None), db, attribute="my db")
-    with pytest.raises(aiodbkit.ConfigurationError, match="isolation"):
-        SessionMiddleware(app_of(None), db, isolation="strict")

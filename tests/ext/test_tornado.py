@@ -12,6 +12,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
+import aiodbkit
 from aiodbkit.ext import tornado as dbtornado
 from aiodbkit.ext.tornado import SessionMixin
 from tests.ext.one_app import Behaviour
@@ -82,3 +83,8 @@ class TestTornado(Behaviour):
         assert (await client.put("/finish/flush/1")).status_code == 500
         assert "await self.db.commit()" in caplog.text
         assert await shop.count() == 0
+
+
+def test_what_is_no_engine_is_refused_when_the_app_is_made():
+    with pytest.raises(aiodbkit.ConfigurationError, match="'sqlite://' is none"):
+        dbtornado.setup(Application([]), "sqlite://")

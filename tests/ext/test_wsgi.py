@@ -1,8 +1,10 @@
-"""Flask and Bottle under real threads: the portal behind a WSGI server."""
+"""Flask, Bottle and Pyramid under real threads: the portal behind a WSGI server."""
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -12,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pytest
 
 import aiodbkit
+from tests.test_docs import ROOT, examples_of
 
 BACKENDS = [
     pytest.param("sqlite_url", marks=pytest.mark.sqlite, id="sqlite"),
@@ -95,7 +98,31 @@ def bottle_app(sync_db):
     return app
 
 
-@pytest.mark.parametrize("make_app", [flask_app, bottle_app])
+def pyramid_app(sync_db):
+    config = pytest.importorskip("pyramid.config")
+    response = pytest.importorskip("pyramid.response")
+
+    def handler(request):
+        number = int(request.matchdict["number"])
+        transfer(sync_db, number)
+        found = sync_db.fetch_val("select count(*) from log where n = :n", {"n": number})
+        return response.Response(str(found))
+
+    with config.Configurator() as configurator:
+        configurator.add_route("transfer", "/transfer/{number}")
+        configurator.add_view(handler, route_name="transfer", request_method="POST")
+        configurator.add_exception_view(
+            lambda error, _request: response.Response(str(error), status=500), context=ValueError
+        )
+        return configurator.make_wsgi_app()
+
+
+# Pyramid's WebOb imports what Python 3.13 has no more, and another package brings there.
+pyramid_warns = pytest.mark.filterwarnings("ignore:'cgi' is deprecated")
+
+
+@pyramid_warns
+@pytest.mark.parametrize("make_app", [flask_app, bottle_app, pyramid_app])
 def test_fifty_requests_at_once_have_transactions_of_their_own(db, make_app):
     with db.portal() as sync_db:
         sync_db.execute_script(
@@ -113,3 +140,22 @@ def test_fifty_requests_at_once_have_transactions_of_their_own(db, make_app):
         stats = db.pool.stats()
         assert (stats.in_use, stats.waiting) == (0, 0)
         assert stats.size <= 5
+
+
+@pyramid_warns
+def test_the_pyramid_app_of_the_docs_commits_before_its_response(db, monkeypatch):
+    pytest.importorskip("pyramid")
+    (code,) = [e.code for e in examples_of(ROOT / "docs" / "wsgi.md") if "pyramid" in e.code]
+    shop = types.ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    with db.portal() as sync_db:
+        sync_db.execute("create table users (name text)")
+        shop.sync_db = sync_db
+        exec(code, shop.__dict__)
+        with served(shop.app) as port:
+            assert post(port, "/users/Ada") == (200, '{"created": "Ada"}')
+            assert sync_db.fetch_column("select name from users") == ["Ada"]
+            assert post(port, "/users/refused")[0] == 409
+            assert post(port, "/nowhere")[0] == 404
+        assert sync_db.fetch_column("select name from users") == ["Ada"]
+        assert db.pool.stats().in_use == 0

@@ -10,8 +10,9 @@
 ``AIODBKIT_TEST_INSTALL``
     ``0`` forbids to install anything (by pip or apt-get).
 ``AIODBKIT_REQUIRE``
-    Names (``postgres,mysql,browser``): a server, or the browser for the example's page, that
-    cannot be had fails the tests that need it instead of skipping them.
+    Names (``postgres,mysql,browser,oldest``): a server, the browser for the example's page, or
+    the oldest FastAPI and Starlette that are supported (installed by pip), that cannot be had
+    fails the tests that need it instead of skipping them.
 """
 
 from __future__ import annotations
