@@ -44,6 +44,11 @@ Job: TypeAlias = tuple[Callable[[], Awaitable[Any]], Future[Any]]
 
 logger = logging.getLogger("aiodbkit.portal")
 
+_DESERTED = (
+    "the thread that entered this block has ended without leaving it: it was rolled back; enter "
+    "and leave a block in one thread"
+)
+
 
 class Portal(SyncVerbs):
     """``with db.portal() as sync_db:`` the verbs of the engine, for sync code in any thread.
@@ -152,7 +157,14 @@ class Portal(SyncVerbs):
     @property
     def _desk(self) -> _Desk | None:
         """The desk of the calling thread, while it is in a block."""
-        return getattr(self._local, "desk", None)
+        hold: _Hold | None = getattr(self._local, "hold", None)
+        # Another thread may have left the block: then this one is in none.
+        return None if hold is None or hold.desk.is_closed else hold.desk
+
+    def _sit_down(self) -> _Desk:
+        desk = _Desk(self._open_thread())
+        self._local.hold = _Hold(desk)
+        return desk
 
     def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         refuse_in_a_loop()
@@ -235,10 +247,14 @@ class SyncBlock(Generic[A, V]):
 
     def __enter__(self) -> V:
         refuse_in_a_loop()
+        if self._desk is not None:
+            raise InterfaceError(
+                "this block is open already: call session() or transaction() for each block"
+            )
         desk = self._portal._desk
         self._is_outermost = desk is None
         if desk is None:
-            desk = self._portal._local.desk = _Desk(self._portal._open_thread())
+            desk = self._portal._sit_down()
         try:
             entered = desk.do(partial(desk.enter, self._block))
         except BaseException as error:
@@ -256,7 +272,11 @@ class SyncBlock(Generic[A, V]):
         traceback: TracebackType | None,
     ) -> bool:
         desk, self._desk = self._desk, None
-        assert desk is not None
+        if desk is None:
+            raise InterfaceError(
+                "this block was left without being entered: `with` does both, for session() and "
+                "for transaction()"
+            )
         try:
             return desk.do(partial(desk.exit, self._block, exc))
         finally:
@@ -264,11 +284,18 @@ class SyncBlock(Generic[A, V]):
             desk.run_hooks()
 
     def _leave(self, desk: _Desk) -> None:
-        if not self._is_outermost:
-            return
-        if self._portal._desk is desk:
-            del self._portal._local.desk
-        desk.close()
+        if self._is_outermost:
+            desk.close()
+
+
+class _Hold:
+    """Nothing but the thread holds it: when the thread ends inside a block, so does its desk."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self.desk = desk
+
+    def __del__(self) -> None:
+        self.desk.close()
 
 
 class _Desk:
@@ -280,7 +307,8 @@ class _Desk:
         self._blocks: list[AbstractAsyncContextManager[Any, bool | None]] = []
         self._hooks: list[Hook] = []
         self._is_over = False  # set and read in the loop
-        self._is_closed = False  # set and read in the thread
+        self.is_closed = False  # set by the thread, or when that has ended
+        self._thread_name = threading.current_thread().name
         thread.submit(self._work)
 
     # In the thread
@@ -288,7 +316,7 @@ class _Desk:
     def do(self, work: Callable[[], Awaitable[T]], /) -> T:
         """Have the task do it, wait, and return what it returns."""
         refuse_in_a_loop()
-        return wait(self._loop_thread.submit(work) if self._is_closed else self._post(work))
+        return wait(self._loop_thread.submit(work) if self.is_closed else self._post(work))
 
     def hook(self, hook: Hook, /) -> Hook:
         """Return a hook that has a sync one run by the thread: there it may wait."""
@@ -323,9 +351,10 @@ class _Desk:
             pass
 
     def close(self) -> None:
-        """Let the task end."""
-        self._is_closed = True
-        self._loop_thread.call_soon(self._jobs.put_nowait, None)
+        """Let the task end, and roll back what is open. Safe to call again."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._loop_thread.call_soon(self._jobs.put_nowait, None)
 
     def _post(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         future: Future[T] = Future()
@@ -345,6 +374,8 @@ class _Desk:
         try:
             while (job := await self._jobs.get()) is not None:
                 await perform(*job)
+            if self._blocks:
+                await self._roll_back_deserted()
         except asyncio.CancelledError as error:
             with anyio.CancelScope(shield=True):  # the blocks have deadlines of their own
                 await self._exit_all(error)
@@ -355,6 +386,14 @@ class _Desk:
                 left = self._jobs.get_nowait()
                 if left is not None:
                     left[1].cancel()
+
+    async def _roll_back_deserted(self) -> None:
+        logger.warning(
+            "the thread %r ended inside a session() or transaction() block, which is rolled back: "
+            "leave blocks by `with`, in the thread that entered them",
+            self._thread_name,
+        )
+        await self._exit_all(InterfaceError(_DESERTED))
 
     async def _exit_all(self, error: BaseException) -> None:
         while self._blocks:
@@ -371,6 +410,8 @@ class _Desk:
     async def exit(
         self, block: AbstractAsyncContextManager[Any, bool | None], error: BaseException | None
     ) -> bool:
+        if block not in self._blocks:
+            raise InterfaceError(_DESERTED)
         self._blocks.remove(block)
         if error is None:
             return bool(await block.__aexit__(None, None, None))
@@ -384,6 +425,9 @@ async def _awaited(result: Awaitable[Any]) -> None:
 def _close_open_ones() -> None:
     for portal in list(_open):
         try:
+            desk = portal._desk
+            if desk is not None:  # a block that nobody will leave any more
+                desk.close()
             portal.close()
         except Exception:
             logger.exception("%r could not be closed at the end of the program", portal)

@@ -22,11 +22,21 @@ from aiodbkit import (
     SessionClosedError,
     UniqueViolationError,
 )
+from aiodbkit.loopthread import LoopThread
 
 
 @pytest.fixture
-def db(sqlite_url):
-    return aiodbkit.create_engine(sqlite_url)
+def running():
+    """An event that the endless statement sets."""
+    return threading.Event()
+
+
+@pytest.fixture
+def db(sqlite_url, running):
+    async def add_function(conn):
+        await conn.raw.create_function("running", 0, lambda: running.set() or 1)
+
+    return aiodbkit.create_engine(sqlite_url, on_connect=add_function)
 
 
 @pytest.fixture
@@ -151,13 +161,14 @@ def test_the_error_of_a_hook_is_raised_after_the_others_have_run(sync_db):
     assert ids(sync_db) == [1]
 
 
-SLOW = "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n"
+SLOW = (
+    "with recursive n(i) as (select running() union all select i + 1 from n) select max(i) from n"
+)
 
 
-def test_an_interrupt_cancels_the_statement_and_rolls_back(sync_db, db):
+def test_an_interrupt_cancels_the_statement_and_rolls_back(sync_db, running):
     def interrupt():
-        while not db.pool.stats().in_use:
-            pass
+        running.wait()
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt), sync_db.transaction():
@@ -185,8 +196,15 @@ def test_a_portal_without_a_block_opens_itself(db):
     db.portal().close()
 
 
-def test_closing_waits_for_a_transaction_that_ends(sync_db, db):
+def test_closing_waits_for_a_transaction_that_ends(sync_db, db, monkeypatch):
     begun, closing = threading.Event(), threading.Event()
+    stop = LoopThread.stop
+
+    def announce_and_stop(self, grace):
+        closing.set()
+        stop(self, grace)
+
+    monkeypatch.setattr(LoopThread, "stop", announce_and_stop)
 
     def work():
         with sync_db.transaction():
@@ -199,27 +217,21 @@ def test_closing_waits_for_a_transaction_that_ends(sync_db, db):
         working = threads.submit(work)
         begun.wait()
         ending = threads.submit(sync_db.close)
-        while sync_db.is_open:
-            pass
-        closing.set()
         working.result()
         ending.result()
     with db.portal() as again:
         assert ids(again) == [1, 2]
 
 
-def test_closing_cuts_what_does_not_end_and_rolls_it_back(sync_db, db):
-    begun = threading.Event()
-
+def test_closing_cuts_what_does_not_end_and_rolls_it_back(sync_db, db, running):
     def work():
         with sync_db.transaction():
             insert(sync_db, 1)
-            begun.set()
             sync_db.fetch_val(SLOW)
 
     with ThreadPoolExecutor(1) as threads:
         working = threads.submit(work)
-        begun.wait()
+        running.wait()
         sync_db.close(timeout=0.1)
         with pytest.raises(InterfaceError):
             working.result()
