@@ -345,12 +345,14 @@ async def test_a_batch_that_timed_out_has_written_nothing(
         try:
             await call[verb](milliseconds / 1000)
         except aiodbkit.QueryTimeoutError:
-            written = 0
+            written = {0}
+        except aiodbkit.CommitUnknownError:  # in the middle of its COMMIT, and it says so
+            written = {0, len(many)}
         else:
-            written = len(many)
+            written = {len(many)}
         # DDL waits for whatever still runs on the table.
         await db.execute(f"alter table people add column settled_{milliseconds} integer")
-        assert await db.fetch_val("select count(*) from people where id >= 100") == written
+        assert await db.fetch_val("select count(*) from people where id >= 100") in written
         await db.execute("delete from people where id >= 100")
     await assert_whole(db)
 

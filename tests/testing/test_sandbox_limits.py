@@ -144,7 +144,9 @@ async def test_a_cancelled_scope_around_it_leaves_nothing_at_any_point(db, turns
         group.cancel_scope.cancel()
     assert not db.pool.is_sandbox
     assert await db.fetch_column(IDS) == []
-    assert db.pool.stats().in_use == 0
+    # The rollback of one that was cut short goes on in a task of the pool: then all can be had.
+    async with db.pool.acquire(), db.pool.acquire(), db.pool.acquire():
+        assert db.pool.stats().in_use == 3
 
 
 # What is refused
