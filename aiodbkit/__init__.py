@@ -39,6 +39,7 @@ from aiodbkit.errors import (
     TransactionScopeError,
     UniqueViolationError,
 )
+from aiodbkit.events import Listener, PoolEvent, QueryEvent, TransactionEvent
 from aiodbkit.factory import create_engine, register_backend
 from aiodbkit.factory import load_backend as _load_backend
 from aiodbkit.lifespan import lifespan
@@ -50,16 +51,20 @@ from aiodbkit.options import (
     TransactionOptions,
 )
 from aiodbkit.pool import Lease, Pool, PoolStats
+from aiodbkit.proxy import EngineProxy
+from aiodbkit.replicas import ReplicaState, ReplicatedEngine
 from aiodbkit.retry import Attempt, Retrying, retry, retrying
 from aiodbkit.rows import Row
 from aiodbkit.session import Session
+from aiodbkit.shared import SharedConnection
 from aiodbkit.sql import expand
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction
 
 if TYPE_CHECKING:
+    from aiodbkit.backends.dbapi import DBAPIEngine
     from aiodbkit.backends.mysql import MySQLEngine
-    from aiodbkit.backends.postgres import PostgresEngine
+    from aiodbkit.backends.postgres import Gap, Notification, PostgresEngine
     from aiodbkit.backends.sqlite import SQLiteEngine
 
 __version__ = "0.1.0"
@@ -73,6 +78,7 @@ __all__ = [
     "ConfigurationError",
     "Connection",
     "ConnectionLostError",
+    "DBAPIEngine",
     "DataError",
     "DatabaseError",
     "DeadlockError",
@@ -80,29 +86,37 @@ __all__ = [
     "DriverConnection",
     "DriverCursor",
     "Engine",
+    "EngineProxy",
     "Error",
     "ExecuteResult",
     "ForeignKeyViolationError",
+    "Gap",
     "IntegrityError",
     "InterfaceError",
     "InternalError",
     "Lease",
+    "Listener",
     "LockTimeoutError",
     "MissingColumnError",
     "MySQLEngine",
     "NotNullViolationError",
     "NotSupportedError",
+    "Notification",
     "OperationalError",
     "Pool",
     "PoolClosedError",
+    "PoolEvent",
     "PoolOptions",
     "PoolOverloadedError",
     "PoolStats",
     "PoolTimeoutError",
     "PostgresEngine",
     "ProgrammingError",
+    "QueryEvent",
     "QueryTimeoutError",
     "ReadOnlyError",
+    "ReplicaState",
+    "ReplicatedEngine",
     "RetryBudget",
     "RetryEvent",
     "RetryPolicy",
@@ -113,9 +127,11 @@ __all__ = [
     "SerializationError",
     "Session",
     "SessionClosedError",
+    "SharedConnection",
     "Stream",
     "TooManyConnectionsError",
     "Transaction",
+    "TransactionEvent",
     "TransactionOptions",
     "TransactionScopeError",
     "UniqueViolationError",
@@ -129,7 +145,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The three engine classes bring their drivers with them, so they come when asked for."""
-    if name in ("MySQLEngine", "PostgresEngine", "SQLiteEngine"):
+    """The engine classes come when asked for: few programs need all of them."""
+    if name in ("DBAPIEngine", "MySQLEngine", "PostgresEngine", "SQLiteEngine"):
         return _load_backend(name)
+    if name in ("Gap", "Notification"):
+        from aiodbkit.backends.postgres import listen  # noqa: PLC0415 - few programs listen
+
+        return getattr(listen, name)
     raise AttributeError(f"module 'aiodbkit' has no attribute {name!r}")

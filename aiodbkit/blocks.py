@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args
 from aiodbkit.connection import Connection
 from aiodbkit.errors import Error, InterfaceError, Rollback, TransactionScopeError
 from aiodbkit.options import ChildTasks, RetryPolicy, TransactionOptions, choice
-from aiodbkit.scope import Place, Scope, current_place, find_scope
+from aiodbkit.persistent import KeptConnection
+from aiodbkit.scope import Place, Scope, find_scope
 from aiodbkit.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -93,16 +94,25 @@ class ConnectionBlock(Block[Connection]):
         self._engine = engine
         self._separate = separate
         self._scope: Scope | None = None
+        self._pinned: KeptConnection | None = None
 
     async def _enter(self) -> Connection:
+        engine = self._engine._target
         if not self._separate:
-            current = current_place(self._engine)
+            current = await engine._settle()
             if current is not None:
-                return await current._take_hold()
-        connection = self._borrowed = await self._engine._borrow()
-        self._scope = Scope(self._engine, connection)
+                connection = await current._take_hold()
+                if isinstance(current, KeptConnection):  # not to be replaced in this block
+                    self._pinned = current
+                    current.pins += 1
+                return connection
+        connection = self._borrowed = await self._borrow(engine)
+        self._scope = Scope(engine._scoped, connection)
         self._scope.enter()
         return connection
+
+    async def _borrow(self, engine: Engine) -> Connection:
+        return await engine._borrow()
 
     async def _take_hold(self) -> Connection:
         return await self._enter()
@@ -113,6 +123,9 @@ class ConnectionBlock(Block[Connection]):
 
     def leave(self) -> None:
         """End the scope and give the connection back; no await."""
+        pinned, self._pinned = self._pinned, None
+        if pinned is not None:
+            pinned.pins -= 1
         scope, self._scope = self._scope, None
         if scope is not None:
             scope.leave()
@@ -160,7 +173,7 @@ class TransactionBlock(Block[Transaction]):
         connection = await (self._given or self._holder)._take_hold()
         try:
             self._refuse_shared(connection)
-            modes = self._child_tasks or self._engine.options.child_tasks
+            modes = self._child_tasks or connection._engine.options.child_tasks
             transaction = Transaction(connection, self._options, modes)
             await transaction.begin()
         except BaseException:
@@ -170,7 +183,7 @@ class TransactionBlock(Block[Transaction]):
         return transaction
 
     def _refuse_shared(self, connection: Connection) -> None:
-        scope = find_scope(self._engine)
+        scope = find_scope(connection._engine)
         if (
             self._given is None
             and scope is not None

@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import Context
+from logging import DEBUG
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiodbkit.driver import Capabilities, DriverConnection, Params
 from aiodbkit.errors import (
@@ -21,6 +22,7 @@ from aiodbkit.errors import (
 )
 from aiodbkit.options import ChildTasks, Isolation, LockMode, TransactionOptions
 from aiodbkit.pool import LooseLease, Slot
+from aiodbkit.querylog import is_query_logged
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction
 from aiodbkit.turns import Turns
@@ -53,6 +55,8 @@ class Connection(LooseLease[DriverConnection], Verbs):
         "_turn",
         "_turns",
     )
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, engine: Engine, slot: Slot[DriverConnection]) -> None:
         # The pool that lent it; a sandbox may have taken the place of the engine's since.
@@ -129,6 +133,8 @@ class Connection(LooseLease[DriverConnection], Verbs):
             raise InterfaceError(
                 "this connection belongs to another event loop: hand its results over, not itself"
             )
+        if is_query_logged(DEBUG) is not self._engine._logs_queries:
+            self._engine._observation.update()
         if self._turns.taken or self._litter or self._driver.suspect:
             return None
         if self._innermost is not None:
@@ -149,10 +155,12 @@ class Connection(LooseLease[DriverConnection], Verbs):
                 f"for {limit:g} s: nothing was sent"
             ) from error
         try:
-            return waited(self._turn, limit, time_left(limit, since))
+            turn = waited(self._turn, limit, time_left(limit, since))
         except QueryTimeoutError:
             self._pass_turn_on()
             raise
+        self._engine._observation.note_wait(self._driver, since)
+        return turn
 
     async def _wait_for_turn(self) -> None:
         asked_in = self._innermost
@@ -177,8 +185,8 @@ class Connection(LooseLease[DriverConnection], Verbs):
         task = asyncio.current_task()
         if self._turns.taken and self._driver.feeder is task:
             raise InterfaceError(
-                "this connection is busy with an insert_many() whose rows this same statement is "
-                "to provide: read them before, or from another connection "
+                "this connection is busy with an insert_many() or a COPY whose rows this same "
+                "statement is to provide: read them before, or from another connection "
                 "(db.execution_context(transaction=False))"
             )
         if self._reader is not None and self._reader_task is task:
@@ -187,7 +195,11 @@ class Connection(LooseLease[DriverConnection], Verbs):
                 "both in one transaction (not on MySQL), or use another connection for the "
                 "statement: db.execution_context(transaction=False)"
             )
-        await self._turns.take()
+        try:
+            await self._turns.take()
+        except BaseException:
+            self._give_back_late()  # cancelled in the moment of its turn, it may be the last
+            raise
 
     def _pass_turn_on(self) -> None:
         self._turns.pass_on()

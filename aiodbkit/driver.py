@@ -8,6 +8,8 @@ What holds for every method of a backend:
 - One task at a time: whoever calls sees to that. No method needs a lock of its own.
 - ``sql`` and ``params`` are what the user wrote; the backend rewrites them (`aiodbkit.sql`).
 - Times are in seconds. ``timeout=None`` is no deadline.
+
+`docs/backends-of-your-own.md` builds one, `aiodbkit.testing.conformance` tests it.
 """
 
 from __future__ import annotations
@@ -83,9 +85,26 @@ class Capabilities:
 
 
 class Driver(ABC):
-    """Opens the connections of one engine. Built without I/O."""
+    """Opens the connections of one engine. Built without I/O.
+
+    An engine that names its drivers (`Engine.drivers`) builds them with these arguments; one that
+    builds its driver itself may ask for others.
+
+    Args:
+        target: where the database is: those given of ``host``, ``port``, ``hosts``, ``user``,
+            ``password``, ``database``.
+        options: those of `options` that were given.
+        connect_timeout: seconds after which `connect` will be cancelled.
+        reset: what `DriverConnection.clean` undoes, see `PoolOptions`.
+        connection_factory: opens the raw connections instead, if given.
+    """
 
     capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    def options(cls) -> Mapping[str, Any]:
+        """Return the names of its options, with the type that a URL's text is converted to."""
+        return {}
 
     async def start(self) -> None:  # noqa: B027 - most backends need nothing
         """Run once before the first `connect`, in the engine's loop: what all connections share."""
@@ -122,7 +141,10 @@ class DriverCursor(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let the server forget the rest. Safe to call twice, and on a lost connection."""
+        """Let the server forget the rest. Safe to call twice.
+
+        On a lost connection it has nothing to do, and raises nothing.
+        """
 
 
 class DriverConnection(ABC):
@@ -131,7 +153,8 @@ class DriverConnection(ABC):
     Attributes:
         raw: the driver's own connection.
         feeder: the task whose rows an `insert_many` is taking, while it does.
-        suspect: set by whoever saw a call end with anything but an `Error`; `recover` clears it.
+        suspect: set by whoever saw a call end with anything but an `Error`, or by the backend
+            for a statement that may still run; `recover` clears it.
         transaction_lost: why an open transaction is gone although nobody ended it (connection
             lost, deadlock, a full disk), or None. Set by the backend, cleared by `begin`
             and `clean`.
@@ -164,14 +187,21 @@ class DriverConnection(ABC):
         """Whether `clean` has anything to do: suspect, a transaction, changed session state."""
 
     def expose(self) -> Any:
-        """Return ``raw`` to a user: whatever is done with it has to be undone by `clean`."""
+        """Return ``raw`` to a user: whatever is done with it has to be undone by `clean`.
+
+        From now on `is_dirty` is true, unless ``reset`` is ``"never"`` or the driver tells of all
+        that can be done with ``raw``.
+        """
         return self.raw
 
     def disown(self) -> None:  # noqa: B027 - for backends that remember a task
         """The borrower has let go, though work that it began may still go on."""
 
     def keep_session(self) -> None:  # noqa: B027 - for backends whose `clean` resets sessions
-        """Take the session as it is now for clean: the engine's set-up of it is complete."""
+        """Take the session as it is now for clean: the engine's set-up of it is complete.
+
+        Called once, after `session_sql` and `on_connect`, which may have used ``raw``.
+        """
 
     # Statements, in the caller's task.
 
@@ -199,7 +229,10 @@ class DriverConnection(ABC):
     async def fetch(
         self, sql: str, params: Params, timeout: float | None, limit: int = 0
     ) -> Fetched:
-        """Run one statement and return its rows; with ``limit``, at least that many of them."""
+        """Run one statement and return its rows; with ``limit``, at least that many of them.
+
+        Only of a statement that surely reads may rows be left: others would be half done.
+        """
 
     @abstractmethod
     async def open_cursor(
@@ -234,7 +267,8 @@ class DriverConnection(ABC):
         """Commit.
 
         Raises:
-            CommitUnknownError: the connection broke, the outcome is unknown.
+            CommitUnknownError: the connection broke after COMMIT may have been sent, also by
+                `abort` from another task: the outcome is unknown. Never ``is_transient``.
             InternalError: the server rolled back instead (the transaction had failed before).
             Error: the commit was refused (e.g. a deferred constraint). If the transaction is
                 still open then, `in_transaction` says so and a rollback ends it.
@@ -242,7 +276,7 @@ class DriverConnection(ABC):
 
     @abstractmethod
     async def rollback(self) -> None:
-        """Roll back. Succeeds when no transaction is open any more."""
+        """Roll back. Succeeds when no transaction is open any more, or none ever was."""
 
     async def savepoint(self, name: str) -> None:
         """Set a savepoint in the open transaction."""
@@ -283,8 +317,12 @@ class DriverConnection(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Close politely; cancelled midway (the deadline), abort."""
+        """Close politely; cancelled midway (the deadline), abort. Safe to call twice."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop the connection at once, without I/O; never raises."""
+        """Drop the connection at once, without I/O; never raises. Safe to call twice.
+
+        A call that another task awaits on it ends soon, with an error. Cursors that are open let
+        go of what they keep, though somebody may refer to them still.
+        """

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from logging import DEBUG
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar, overload
 
 from aiodbkit.blocks import ConnectionBlock, ExecutionContext, TransactionBlock
-from aiodbkit.configuration import configure
+from aiodbkit.configuration import DriverSource, chosen_driver, configure, load_driver
 from aiodbkit.connection import Connection
 from aiodbkit.driver import Capabilities, Driver, DriverConnection, Params
 from aiodbkit.engine_pool import EnginePool
-from aiodbkit.errors import (
-    InterfaceError,
-    PoolClosedError,
-    QueryTimeoutError,
-    TransactionScopeError,
-)
+from aiodbkit.errors import InterfaceError, PoolClosedError, TransactionScopeError
+from aiodbkit.lasting import LastingStream
+from aiodbkit.observation import Observed
 from aiodbkit.options import (
     ChildTasks,
-    ConnectionHook,
     EngineOptions,
     Isolation,
     LockMode,
@@ -30,11 +30,13 @@ from aiodbkit.options import (
     RetryPolicy,
     TransactionOptions,
 )
+from aiodbkit.persistent import KeptConnections
 from aiodbkit.pool import Slot
-from aiodbkit.pool.slot import SlotState
-from aiodbkit.retry import Retry, decorator, policy_of
-from aiodbkit.scope import Place, current_place
+from aiodbkit.querylog import is_query_logged
+from aiodbkit.retry import Retry, Retrying, decorator, policy_of
+from aiodbkit.scope import Place, current_place, own_place
 from aiodbkit.session import Session
+from aiodbkit.shared import SharedBlock, SharedConnections
 from aiodbkit.stream import Stream
 from aiodbkit.turns import Turns
 from aiodbkit.verbs import Turn, Verbs, time_left, waited
@@ -44,13 +46,13 @@ if TYPE_CHECKING:
 
     from aiodbkit.portal import Portal
 
-__all__ = ["Engine"]
+__all__ = ["DriverSource", "Engine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Engine(Verbs):
+class Engine(Verbs, Observed):
     """One database. Built without I/O and without a running loop; see `create_engine`.
 
     Args:
@@ -64,31 +66,47 @@ class Engine(Verbs):
     """
 
     schemes: ClassVar[tuple[str, ...]] = ()
+    # By the name that stands behind the + of a scheme or is given as driver=, the default first.
+    drivers: ClassVar[Mapping[str, DriverSource | type[Driver]]] = {}
 
     options: EngineOptions
     pool_options: PoolOptions
 
     def __init__(self, url: str | None = "", **options: Any) -> None:
         self._driver: Driver | None = None
+        self._driver_name = ""
         self._pool: EnginePool | None = None
         self._command_timeout: float | None = None
         self._opening = Turns()
         self._opened_hooks: list[Callable[[DriverConnection], None]] = []
         self._take: Callable[[], Slot[DriverConnection] | None] = self._take_from_deferred
+        self._kept: KeptConnections | None = None
+        self._shared = SharedConnections(self)
         self._deferred_options = options
+        self._begin_observation()
         if url is not None:
             self.init(url or None, **options)
 
     # What a backend says
 
-    @classmethod
-    def driver_options(cls) -> Mapping[str, Any]:
+    def driver_options(self) -> Mapping[str, Any]:
         """Return the names the driver takes, with the type that a URL's text is converted to."""
-        raise NotImplementedError
+        return self._driver_class().options()
 
     def _create_driver(self, target: Mapping[str, Any], options: Mapping[str, Any]) -> Driver:
         """Build the driver: ``target`` says where the database is, without I/O."""
-        raise NotImplementedError
+        build: Any = self._driver_class()
+        created: Driver = build(
+            target,
+            options,
+            connect_timeout=self.pool_options.connect_timeout,
+            reset=self.pool_options.reset,
+            connection_factory=self.options.connection_factory,
+        )
+        return created
+
+    def _driver_class(self) -> type[Driver]:
+        return load_driver(type(self).__name__, self.drivers[self._driver_name])
 
     # Set-up
 
@@ -101,19 +119,24 @@ class Engine(Verbs):
         """
         if self._pool is not None and not self._pool.was_closed and self._driver is not None:
             raise InterfaceError("init(): this engine has its database; close() it first")
-        configured = configure(
-            type(self).__name__,
-            self.schemes,
-            self.driver_options(),
-            url,
-            {**self._deferred_options, **options},
-        )
+        given = {**self._deferred_options, **options}
+        if self.drivers:
+            self._driver_name = chosen_driver(type(self).__name__, self.drivers, url, given)
+        configured = configure(type(self).__name__, self.schemes, self.driver_options(), url, given)
         self.pool_options = configured.pool
         self.options = configured.engine
         self._command_timeout = self.options.command_timeout
         self._driver = self._create_driver(configured.target, configured.driver)
         self._pool = EnginePool(self)
-        self._take = self._pool.take
+        self._kept = KeptConnections(self) if self.options.persistent else None
+        self._lend_from(self._pool)
+        self._observation.configure()
+
+    def _lend_from(self, pool: EnginePool) -> None:
+        """Take connections from ``pool`` from now on: the engine's, or a sandbox's."""
+        self._pool = pool
+        # A persistent engine has nothing for a statement outside of a block: see _wait.
+        self._take = pool.take if self._kept is None or pool.is_sandbox else _nothing
 
     # Life
 
@@ -165,6 +188,8 @@ class Engine(Verbs):
         if self._pool is None or self._driver is None or self._pool.is_sandbox:
             return
         await self._opening.take()
+        if self._kept is not None:
+            self._kept.release()
         try:
             await self._pool.close(timeout)
         finally:
@@ -197,6 +222,11 @@ class Engine(Verbs):
         return f"<{type(self).__name__} {name}>"
 
     async def _connect_by_itself(self) -> None:
+        if not self.options.autoconnect:
+            raise InterfaceError(
+                f"this engine is not open ({self.pool.name}), and autoconnect=False: "
+                "`await db.connect()` opens it"
+            )
         if self.pool.was_closed:
             raise PoolClosedError(
                 f"this engine was closed ({self.pool.name}): `await db.connect()` opens it again"
@@ -205,13 +235,20 @@ class Engine(Verbs):
 
     # Connections
 
-    def connection(self) -> ConnectionBlock:
+    @overload
+    def connection(self, *, shared: Literal[False] = False) -> ConnectionBlock: ...
+    @overload
+    def connection(self, *, shared: Literal[True]) -> SharedBlock: ...
+    def connection(self, *, shared: bool = False) -> ConnectionBlock | SharedBlock:
         """The task's connection for a block: taken at its start, given back at its end.
 
         Inside another one of the same task it is that same connection. Verbs on the engine use
         it while the block lasts. Decorates async functions too.
+
+        Args:
+            shared: one that other tasks use at the same time, for statements in autocommit.
         """
-        return ConnectionBlock(self)
+        return SharedBlock(self) if shared else ConnectionBlock(self)
 
     def execution_context(self, transaction: bool = True) -> ExecutionContext:  # noqa: FBT001, FBT002
         """A separate connection for a block, in a transaction unless told otherwise.
@@ -326,11 +363,19 @@ class Engine(Verbs):
         read_only: bool = False,
         **kwargs: Any,
     ) -> T:
-        """Call an async function in a transaction, again as a whole where ``retry`` says so."""
+        """Call an async function in a transaction, again as a whole where ``retry`` says so.
+
+        Raises:
+            TypeError: ``function`` is no async function.
+        """
         block = self.transaction(isolation=isolation, read_only=read_only, retry=retry)
 
+        @functools.wraps(function)
         async def call() -> T:
-            return await function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if not inspect.isawaitable(result):
+                raise TypeError(f"run_in_transaction() runs async functions, not {function!r}")
+            return await result
 
         return await block(call)()
 
@@ -355,6 +400,13 @@ class Engine(Verbs):
             return self._retry_by(policy_of(None, figures), self._is_in_transaction)(function)
         return self._retry_by(policy_of(policy, figures), self._is_in_transaction)
 
+    def retrying(self, policy: RetryPolicy | None = None, /, **figures: Any) -> Retrying:
+        """Iterate over tries, as `aiodbkit.retrying`; with the engine's budget, as `retry`."""
+        policy = policy_of(policy, figures)
+        if self._is_in_transaction():
+            policy = replace(policy, max_retries=0)
+        return Retrying(policy, "retrying()", self._retry_budget())
+
     def _retry_by(self, policy: RetryPolicy, runs_once: Callable[[], bool]) -> Retry:
         return decorator(policy, budget=self._retry_budget, runs_once=runs_once)
 
@@ -373,10 +425,22 @@ class Engine(Verbs):
 
     # Where statements run
 
+    @property
+    def _target(self) -> Engine:
+        """The engine whose connections a block opened now is to use: itself, see `EngineProxy`."""
+        return self
+
+    @property
+    def _scoped(self) -> Engine:
+        """The engine that the scopes of its blocks are of: itself, see `ReplicatedEngine`."""
+        return self
+
     def _use(self) -> AbstractContextManager[DriverConnection] | None:
         place = current_place(self)
         if place is not None:
             return place._use()
+        if is_query_logged(DEBUG) is not self._logs_queries:
+            self._observation.update()
         return self._take()
 
     def _may_read_again(self, sql: str) -> bool:
@@ -388,88 +452,47 @@ class Engine(Verbs):
     def _take_from_deferred(self) -> None:
         _ = self.pool  # refuses
 
+    async def _settle(self, limit: float | None = None) -> Place | None:
+        """Return where this task can open a block; in persistent mode, give it a connection."""
+        place = own_place(self)
+        if place is None and self._kept is not None and not self.pool.is_sandbox:
+            return await self._kept.keep(limit)
+        return place
+
     async def _wait(self, limit: float | None) -> Turn:
-        place = current_place(self)
+        place, left = current_place(self), limit
+        if place is None and self._kept is not None:
+            since = monotonic()
+            place = await self._settle(limit)  # a place, but in a sandbox
+            left = time_left(limit, since)
         if place is not None:
-            return await place._wait(limit)
-        slot, left = await self._wait_for_slot(limit)
+            return await place._wait(left)
+        slot, left = await self.pool.wait_within(limit)
         return waited(slot, limit, left)
 
-    async def _wait_for_slot(
-        self, limit: float | None
-    ) -> tuple[Slot[DriverConnection], float | None]:
-        """Stand in line for as long as ``limit`` allows; return what is left of it, too."""
-        since = monotonic()
-        longest = self.pool_options.acquire_timeout
+    async def _borrow(self, limit: float | None = None) -> Connection:
         pool = self.pool
-        slot = await pool.wait(longest if limit is None else min(limit, longest))
-        try:
-            return slot, time_left(limit, since)
-        except QueryTimeoutError:
-            pool.give_back(slot)
-            raise
-
-    async def _borrow(self) -> Connection:
-        pool = self.pool
-        return pool.lend(pool.take() or await pool.wait())
+        slot, _ = await pool.slot_within(limit)
+        return pool.lend(slot)
 
     def _stream(
         self, sql: str, params: Params, into: Any, batch_size: int, timeout: float | None
     ) -> Stream[Any]:
-        return Stream(self, sql, params, into, batch_size, timeout)
+        kind = Stream if self._kept is None else LastingStream
+        return kind(self, sql, params, into, batch_size, timeout)
 
     async def _connection_for_stream(
         self, limit: float | None
     ) -> tuple[Connection, bool, float | None]:
-        place = current_place(self)
+        since = monotonic()
+        place = current_place(self) or await self._settle(limit)
         if place is not None:
-            since = monotonic()
             connection = await place._take_hold(limit)
             return connection, False, time_left(limit, since)
-        slot, left = await self._slot_for(limit)
+        slot, left = await self.pool.slot_within(limit)
         # Another task may read the rows to their end, and give it back.
         return self.pool.hand_out(slot), True, left
 
-    async def _slot_for(self, limit: float | None) -> tuple[Slot[DriverConnection], float | None]:
-        """Return a slot of the pool, and the seconds that are left of ``limit``."""
-        slot = self._take()
-        return (slot, limit) if slot is not None else await self._wait_for_slot(limit)
 
-    # What the pool does with a connection
-
-    async def _open_connection(self) -> DriverConnection:
-        assert self._driver is not None
-        opened = await self._driver.connect()
-        try:
-            for sql in self.options.session_sql:
-                await opened.execute_script(sql, None)
-            if self.options.on_connect is not None:
-                await self._run_hook(self.options.on_connect, opened)
-            opened.keep_session()
-            for hook in self._opened_hooks:
-                hook(opened)
-        except BaseException:
-            opened.abort()
-            raise
-        return opened
-
-    async def _prepare_connection(self, driver: DriverConnection) -> None:
-        assert self.options.on_acquire is not None
-        await self._run_hook(self.options.on_acquire, driver)
-
-    async def _clean_connection(self, driver: DriverConnection) -> None:
-        await driver.clean()
-        if self.options.on_release is not None:
-            await self._run_hook(self.options.on_release, driver)
-            await driver.clean()
-
-    async def _run_hook(self, hook: ConnectionHook, driver: DriverConnection) -> None:
-        """Lend the connection to a hook, outside the pool's books."""
-        slot: Slot[DriverConnection] = Slot(self.pool)
-        slot.resource = driver
-        slot.state = SlotState.CHECKING
-        connection = Connection(self, slot)
-        try:
-            await hook(connection)
-        finally:
-            connection._end()
+def _nothing() -> None:
+    return None

@@ -1,4 +1,4 @@
-"""From a URL to an engine. A backend's file, and with it its driver, is imported when needed."""
+"""From a URL to an engine. A backend's file is imported when needed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ ENTRY_POINTS = "aiodbkit.backends"
 class _BuiltIn(NamedTuple):
     module: str
     name: str
-    driver: str
-    extra: str | None  # None: always installed
 
 
-_SQLITE = _BuiltIn("aiodbkit.backends.sqlite", "SQLiteEngine", "aiosqlite", None)
-_POSTGRES = _BuiltIn("aiodbkit.backends.postgres", "PostgresEngine", "asyncpg", "postgres")
-_MYSQL = _BuiltIn("aiodbkit.backends.mysql", "MySQLEngine", "aiomysql", "mysql")
+_SQLITE = _BuiltIn("aiodbkit.backends.sqlite", "SQLiteEngine")
+_POSTGRES = _BuiltIn("aiodbkit.backends.postgres", "PostgresEngine")
+_MYSQL = _BuiltIn("aiodbkit.backends.mysql", "MySQLEngine")
+_DBAPI = _BuiltIn("aiodbkit.backends.dbapi", "DBAPIEngine")  # has no scheme: it takes a module
 
 _BUILT_IN = {
     "sqlite": _SQLITE,
     "sqlite+aiosqlite": _SQLITE,
+    "sqlite+apsw": _SQLITE,
     "postgresql": _POSTGRES,
     "postgres": _POSTGRES,
     "postgresql+asyncpg": _POSTGRES,
+    "postgresql+psycopg": _POSTGRES,
     "mysql": _MYSQL,
     "mariadb": _MYSQL,
     "mysql+aiomysql": _MYSQL,
+    "mysql+asyncmy": _MYSQL,
+    "mariadb+aiomysql": _MYSQL,
+    "mariadb+asyncmy": _MYSQL,
 }
 
 _registered: dict[str, type[Engine]] = {}
@@ -68,8 +72,8 @@ def register_backend(scheme: str, engine: type[Engine]) -> None:
 
 
 def load_backend(name: str) -> type[Engine]:
-    """Return a built-in engine class by its name, importing its file and its driver."""
-    for built_in in _BUILT_IN.values():
+    """Return a built-in engine class by its name, importing its file."""
+    for built_in in (*_BUILT_IN.values(), _DBAPI):
         if built_in.name == name:
             return _load(built_in)
     raise AttributeError(f"there is no engine class {name!r}")
@@ -96,14 +100,4 @@ def _installed(scheme: str) -> type[Engine]:
 
 
 def _load(built_in: _BuiltIn) -> type[Engine]:
-    try:
-        module = import_module(built_in.module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != built_in.driver:
-            raise
-        package = f'"aiodbkit[{built_in.extra}]"' if built_in.extra else built_in.driver
-        raise ConfigurationError(
-            f"{built_in.name} needs the driver {built_in.driver}, which is not installed: "
-            f"pip install {package}"
-        ) from error
-    return cast("type[Engine]", getattr(module, built_in.name))
+    return cast("type[Engine]", getattr(import_module(built_in.module), built_in.name))

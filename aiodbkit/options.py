@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
@@ -24,6 +25,13 @@ Isolation = Literal["read uncommitted", "read committed", "repeatable read", "se
 LockMode = Literal["deferred", "immediate", "exclusive"]
 ChildTasks = Literal["error", "own", "share"]
 ConnectionHook = Callable[[Any], Awaitable[Any]]
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call gives a coroutine: of a function, or of an object with such a `__call__`."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - asked for itself, not whether it is
+    )
 
 
 def _refuse(name: str, value: object, wanted: str) -> ConfigurationError:
@@ -229,6 +237,11 @@ class RetryPolicy:
             for each in given:
                 if not (isinstance(each, type) and issubclass(each, Exception)):
                     raise _refuse("on", each, wanted)
+        elif is_async(self.on):
+            raise ConfigurationError(
+                "on= takes a sync function of the error, not an async one: it is asked while an "
+                "error is on its way; await what it needs in before_retry="
+            )
         elif not (self.on is None or callable(self.on)):
             raise _refuse("on", self.on, wanted)
 
@@ -251,6 +264,9 @@ class TransactionOptions:
     mode: LockMode | None = None
 
     def __post_init__(self) -> None:
+        for name in ("read_only", "deferrable"):
+            if not isinstance(getattr(self, name), bool):
+                raise _refuse(name, getattr(self, name), "True or False")
         if self.isolation is not None:
             choice("isolation", self.isolation, get_args(Isolation))
         if self.mode is not None:
@@ -282,10 +298,16 @@ class EngineOptions:
         on_release: async callable, given the `Connection` after each loan.
         connection_factory: async callable that returns a raw driver connection.
         connect_retry: how long to go on trying to open connections.
-        retry_budget: shared by all retries of this engine.
+        retry_budget: shared by `db.retry` and all transactions that are retried.
         retry_reads: whether a fetch verb of the engine, outside of any block, sends a statement
             that only reads once more when its connection was lost in flight. A SELECT counts as
             reading whatever functions of yours it calls.
+        autoconnect: whether the first use opens the engine; if not, `connect` has to come first.
+        persistent: whether a task keeps one connection from its first statement until it ends,
+            instead of one for each statement or block.
+        max_shared: how many connections ``connection(shared=True)`` spreads its users over.
+        slow_query: statements that take more seconds are logged at WARNING; None is off.
+        log_params: whether the log and the listeners are told the values of parameters.
     """
 
     command_timeout: float | None = None
@@ -298,6 +320,11 @@ class EngineOptions:
     connect_retry: RetryPolicy | None = None
     retry_budget: RetryBudget | None = None
     retry_reads: bool = False
+    autoconnect: bool = True
+    persistent: bool = False
+    max_shared: int = 1
+    slow_query: float | None = None
+    log_params: bool = False
 
     def __post_init__(self) -> None:
         seconds("command_timeout", self.command_timeout, optional=True)
@@ -312,8 +339,11 @@ class EngineOptions:
             raise _refuse("connect_retry", self.connect_retry, "a RetryPolicy")
         if not isinstance(self.retry_budget, RetryBudget | None):
             raise _refuse("retry_budget", self.retry_budget, "a RetryBudget")
-        if not isinstance(self.retry_reads, bool):
-            raise _refuse("retry_reads", self.retry_reads, "True or False")
+        for name in ("retry_reads", "autoconnect", "persistent", "log_params"):
+            if not isinstance(getattr(self, name), bool):
+                raise _refuse(name, getattr(self, name), "True or False")
+        count("max_shared", self.max_shared, least=1)
+        seconds("slow_query", self.slow_query, optional=True)
 
 
 ENGINE_OPTION_NAMES = frozenset(field.name for field in fields(EngineOptions))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from aiodbkit.errors import CommitUnknownError, ConfigurationError, Error, InterfaceError
-from aiodbkit.options import RetryBudget, RetryEvent, RetryPolicy
+from aiodbkit.options import RetryBudget, RetryEvent, RetryPolicy, is_async
 
 __all__ = [
     "Attempt",
@@ -317,7 +317,7 @@ def policy_of(policy: RetryPolicy | None, figures: dict[str, Any]) -> RetryPolic
     """
     if policy is None:
         try:
-            return _refuse_async_judge(RetryPolicy(**figures))
+            return RetryPolicy(**figures)
         except TypeError as error:
             known = ", ".join(RetryPolicy.__dataclass_fields__)
             raise ConfigurationError(f"{error}; a retry takes: {known}") from None
@@ -327,16 +327,6 @@ def policy_of(policy: RetryPolicy | None, figures: dict[str, Any]) -> RetryPolic
         raise ConfigurationError(f"a retry takes a RetryPolicy or its fields, not {policy!r}")
     if figures:
         raise ConfigurationError("give a RetryPolicy or its fields, not both")
-    return _refuse_async_judge(policy)
-
-
-def _refuse_async_judge(policy: RetryPolicy) -> RetryPolicy:
-    """Return the policy. A coroutine is true: an async ``on`` would find every error worth it."""
-    if policy.on is not None and not isinstance(policy.on, tuple) and _is_async(policy.on):
-        raise ConfigurationError(
-            "on= takes a sync function of the error, not an async one: it is asked while an error "
-            "is on its way; await what it needs in before_retry="
-        )
     return policy
 
 
@@ -354,7 +344,7 @@ def refuse_what_cannot_be_repeated(call: str, function: Any) -> None:
         )
     if inspect.isclass(function):
         raise TypeError(f"@{call} wraps async functions; {function.__qualname__} is a class")
-    if _is_async(function):
+    if is_async(function):
         return
     name = getattr(function, "__qualname__", repr(function))
     if inspect.isasyncgenfunction(function):
@@ -368,11 +358,4 @@ def refuse_what_cannot_be_repeated(call: str, function: Any) -> None:
     raise TypeError(
         f"@{call} wraps async functions; {name} is not one: a sync function cannot wait between "
         "two tries without stopping the event loop"
-    )
-
-
-def _is_async(function: Any) -> bool:
-    """Whether a call gives a coroutine: of a function, or of an object with such a `__call__`."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - asked for itself, not whether it is
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from aiodbkit.errors import TransactionScopeError
 from aiodbkit.options import ChildTasks
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from aiodbkit.driver import DriverConnection
     from aiodbkit.verbs import Turn
 
-__all__ = ["Place", "Scope", "current_place", "find_scope"]
+__all__ = ["Place", "Scope", "current_place", "find_scope", "own_place"]
 
 
 class Place(Protocol):
     """Where the statements of a task run: on a connection, or in a session that may take one."""
+
+    is_shared: ClassVar[bool]  # by other tasks too: no transaction can be open on it
 
     @property
     def _held(self) -> Connection | None:
@@ -69,6 +71,10 @@ class Scope:
     def enter(self) -> None:
         """Make this the current scope of its engine, in this context."""
         self._outer = find_scope(self._engine)
+        scope = self._outer
+        while scope is not None:  # tasks that each start the next one would make an endless chain
+            scope._outer = _first_alive(scope._outer)
+            scope = scope._outer
         # Scopes whose ends were not seen in this context are left out: they would pile up.
         self._previous = {
             engine: scope for engine, scope in _scopes.get().items() if engine is not self._engine
@@ -84,6 +90,7 @@ class Scope:
         # A generator may be finalised in another context, whose scopes are not ours to change.
         if _scopes.get() is self._mapping:
             _scopes.set(self._previous)
+        self._mapping = self._previous = {}
 
     def step_out(self) -> None:
         """Leave the scope in this context alone: what runs in it is not part of the block."""
@@ -109,9 +116,12 @@ class Scope:
 
 def find_scope(engine: Any) -> Scope | None:
     """Return the innermost scope of ``engine`` that has not ended, the task's own or inherited."""
-    scope = _scopes.get().get(engine)
+    return _first_alive(_scopes.get().get(engine))
+
+
+def _first_alive(scope: Scope | None) -> Scope | None:
     while scope is not None and scope.ended:
-        scope = scope.outer
+        scope = scope._outer
     return scope
 
 
@@ -130,6 +140,16 @@ def current_place(engine: Any) -> Place | None:
     if scope.is_own:
         return scope.place
     return _for_child(scope)
+
+
+def own_place(engine: Any) -> Place | None:
+    """Return where this task can have a transaction, or None to take a connection for it.
+
+    Raises:
+        TransactionScopeError: as `current_place`.
+    """
+    place = current_place(engine)
+    return None if place is None or place.is_shared else place
 
 
 def _for_child(scope: Scope | None) -> Place | None:

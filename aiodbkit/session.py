@@ -13,7 +13,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_args
 
 from aiodbkit.blocks import TransactionBlock
 from aiodbkit.connection import Connection
@@ -28,7 +28,7 @@ from aiodbkit.errors import (
 )
 from aiodbkit.hooks import Hook, refuse_unless_hook, start_hooks, wait_for_hooks
 from aiodbkit.options import ChildTasks, TransactionOptions, choice
-from aiodbkit.scope import Place, Scope, current_place
+from aiodbkit.scope import Place, Scope
 from aiodbkit.stream import Stream
 from aiodbkit.transaction import Transaction, TransactionState
 from aiodbkit.turns import Turns
@@ -72,6 +72,8 @@ class Session(Verbs):
         "_state",
         "_transaction",
     )
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(
         self, engine: Engine, options: TransactionOptions, child_tasks: ChildTasks | None
@@ -121,9 +123,9 @@ class Session(Verbs):
             )
         _ = self._engine.pool  # refuses a deferred engine
         # Asked now, in this task: its first statement may come from another one.
-        self._outer = current_place(self._engine)
+        self._outer = await self._engine._settle()
         self._state = SessionState.OPEN
-        self._scope = Scope(self._engine, self)
+        self._scope = Scope(self._engine._scoped, self)
         self._scope.enter()
         return self
 
@@ -289,8 +291,7 @@ class Session(Verbs):
         if self._outer is not None:
             connection = await self._outer._take_hold(limit)
         else:
-            slot, _ = await self._engine._slot_for(limit)
-            connection = self._engine.pool.lend(slot)
+            connection = await self._borrow(limit)
         try:
             left = time_left(limit, since)
             transaction = await _in_time(
@@ -305,6 +306,9 @@ class Session(Verbs):
         self._connection, self._transaction = connection, transaction
         self._is_borrowed = not is_nested
         return connection
+
+    async def _borrow(self, limit: float | None) -> Connection:
+        return await self._engine._borrow(limit)
 
     async def _undo(self, transaction: Transaction) -> None:
         try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiodbkit.connection import Connection
     from aiodbkit.engine import Engine
     from aiodbkit.session import Session
+    from aiodbkit.shared import SharedConnection
 
 __all__ = ["Stream"]
 
@@ -44,7 +45,7 @@ class Stream(Generic[T]):
 
     def __init__(  # noqa: PLR0917 - made by iterate() alone
         self,
-        source: Engine | Connection | Session,
+        source: Engine | Connection | Session | SharedConnection,
         sql: str,
         params: Params,
         into: Any,

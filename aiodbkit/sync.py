@@ -7,6 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+from aiodbkit.core_statements import SQL, CoreTable
 from aiodbkit.driver import ExecuteResult, Params
 from aiodbkit.errors import InterfaceError
 from aiodbkit.rows import Row
@@ -48,14 +49,14 @@ class SyncVerbs:
         raise NotImplementedError
 
     def execute(
-        self, sql: str, params: Params = None, *, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, timeout: float | None = None
     ) -> ExecuteResult:
         """Run one statement and return what it did."""
         return self._call(partial(self._source.execute, sql, params, timeout=timeout))
 
     def execute_many(
         self,
-        sql: str,
+        sql: SQL,
         rows: Iterable[Mapping[str, Any] | Sequence[Any]],
         *,
         timeout: float | None = None,
@@ -70,53 +71,53 @@ class SyncVerbs:
 
     @overload
     def fetch_all(
-        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: None = None, timeout: float | None = None
     ) -> list[Row]: ...
     @overload
     def fetch_all(
-        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: type[T], timeout: float | None = None
     ) -> list[T]: ...
     @overload
     def fetch_all(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
         timeout: float | None = None,
     ) -> list[T]: ...
     def fetch_all(
-        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return all rows, as `Row` or as ``into`` makes them."""
         return self._call(partial(self._source.fetch_all, sql, params, into=into, timeout=timeout))
 
     @overload
     def fetch_one(
-        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: None = None, timeout: float | None = None
     ) -> Row | None: ...
     @overload
     def fetch_one(
-        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: type[T], timeout: float | None = None
     ) -> T | None: ...
     @overload
     def fetch_one(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
         timeout: float | None = None,
     ) -> T | None: ...
     def fetch_one(
-        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return the first row, or None when there is none."""
         return self._call(partial(self._source.fetch_one, sql, params, into=into, timeout=timeout))
 
     def fetch_val(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         column: int | str = 0,
@@ -129,7 +130,7 @@ class SyncVerbs:
 
     def fetch_column(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         column: int | str = 0,
@@ -143,7 +144,7 @@ class SyncVerbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: None = None,
@@ -153,7 +154,7 @@ class SyncVerbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: type[T],
@@ -163,7 +164,7 @@ class SyncVerbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
@@ -172,7 +173,7 @@ class SyncVerbs:
     ) -> SyncStream[T]: ...
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Any = None,
@@ -191,7 +192,7 @@ class SyncVerbs:
 
     def insert_many(
         self,
-        table: str,
+        table: str | CoreTable,
         rows: Iterable[Any],
         *,
         columns: Sequence[str] | None = None,

@@ -437,7 +437,8 @@ class Transaction:
 
     def _gone(self, consequence: str, reason: BaseException) -> Error:
         kind = ConnectionLostError if isinstance(reason, ConnectionLostError) else InternalError
-        error = kind(f"the transaction is gone: {consequence}. The cause was: {reason!s}")
+        cause = str(reason) or type(reason).__name__
+        error = kind(f"the transaction is gone: {consequence}. The cause was: {cause}")
         error.__cause__ = reason
         return error
 

@@ -15,6 +15,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
+from aiodbkit import core_statements
+from aiodbkit.core_statements import SQL, CoreMetaData, CoreTable
 from aiodbkit.driver import DriverConnection, ExecuteResult, Fetched, Params
 from aiodbkit.errors import ConnectionLostError, ProgrammingError, QueryTimeoutError
 from aiodbkit.inserting import rows_in_order
@@ -83,9 +85,11 @@ class Verbs:
         return timeout
 
     async def execute(
-        self, sql: str, params: Params = None, *, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, timeout: float | None = None
     ) -> ExecuteResult:
         """Run one statement and return what it did."""
+        if type(sql) is not str:
+            return await core_statements.run(self, "execute", sql, params, timeout=timeout)  # type: ignore[no-any-return]
         limit = self._limit(timeout)
         if (turn := self._use()) is None:
             turn, limit = await self._wait(limit)
@@ -94,7 +98,7 @@ class Verbs:
 
     async def execute_many(
         self,
-        sql: str,
+        sql: SQL,
         rows: Iterable[Mapping[str, Any] | Sequence[Any]],
         *,
         timeout: float | None = None,
@@ -104,6 +108,8 @@ class Verbs:
         Raises:
             ProgrammingError: ``rows`` is empty.
         """
+        if type(sql) is not str:
+            return await core_statements.run(self, "execute_many", sql, rows, timeout=timeout)  # type: ignore[no-any-return]
         listed = list(rows)
         if not listed:
             raise ProgrammingError(
@@ -118,6 +124,8 @@ class Verbs:
 
     async def execute_script(self, sql: str, *, timeout: float | None = None) -> None:
         """Run several statements, without parameters."""
+        if type(sql) is not str:
+            sql = core_statements.script(sql)
         limit = self._limit(timeout)
         if (turn := self._use()) is None:
             turn, limit = await self._wait(limit)
@@ -126,25 +134,28 @@ class Verbs:
 
     @overload
     async def fetch_all(
-        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: None = None, timeout: float | None = None
     ) -> list[Row]: ...
     @overload
     async def fetch_all(
-        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: type[T], timeout: float | None = None
     ) -> list[T]: ...
     @overload
     async def fetch_all(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
         timeout: float | None = None,
     ) -> list[T]: ...
     async def fetch_all(
-        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return all rows, as `Row` or as ``into`` makes them."""
+        if type(sql) is not str:
+            options = {"into": into, "timeout": timeout}
+            return await core_statements.run(self, "fetch_all", sql, params, **options)
         limit = self._limit(timeout)
         since = 0.0 if limit is None else monotonic()
         try:
@@ -164,25 +175,28 @@ class Verbs:
 
     @overload
     async def fetch_one(
-        self, sql: str, params: Params = None, *, into: None = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: None = None, timeout: float | None = None
     ) -> Row | None: ...
     @overload
     async def fetch_one(
-        self, sql: str, params: Params = None, *, into: type[T], timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: type[T], timeout: float | None = None
     ) -> T | None: ...
     @overload
     async def fetch_one(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
         timeout: float | None = None,
     ) -> T | None: ...
     async def fetch_one(
-        self, sql: str, params: Params = None, *, into: Any = None, timeout: float | None = None
+        self, sql: SQL, params: Params = None, *, into: Any = None, timeout: float | None = None
     ) -> Any:
         """Return the first row, or None when there is none."""
+        if type(sql) is not str:
+            options = {"into": into, "timeout": timeout}
+            return await core_statements.run(self, "fetch_one", sql, params, **options)
         limit = self._limit(timeout)
         since = 0.0 if limit is None else monotonic()
         try:
@@ -202,13 +216,16 @@ class Verbs:
 
     async def fetch_val(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         column: int | str = 0,
         timeout: float | None = None,
     ) -> Any:
         """Return one value of the first row, or None when there is no row."""
+        if type(sql) is not str:
+            options = {"column": column, "timeout": timeout}
+            return await core_statements.run(self, "fetch_val", sql, params, **options)
         limit = self._limit(timeout)
         since = 0.0 if limit is None else monotonic()
         try:
@@ -224,13 +241,16 @@ class Verbs:
 
     async def fetch_column(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         column: int | str = 0,
         timeout: float | None = None,
     ) -> list[Any]:
         """Return the values of one column."""
+        if type(sql) is not str:
+            options = {"column": column, "timeout": timeout}
+            return await core_statements.run(self, "fetch_column", sql, params, **options)  # type: ignore[no-any-return]
         limit = self._limit(timeout)
         since = 0.0 if limit is None else monotonic()
         try:
@@ -247,7 +267,7 @@ class Verbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: None = None,
@@ -257,7 +277,7 @@ class Verbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: type[T],
@@ -267,7 +287,7 @@ class Verbs:
     @overload
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Callable[[Row], T],
@@ -276,7 +296,7 @@ class Verbs:
     ) -> Stream[T]: ...
     def iterate(
         self,
-        sql: str,
+        sql: SQL,
         params: Params = None,
         *,
         into: Any = None,
@@ -292,12 +312,15 @@ class Verbs:
             batch_size: rows fetched at once.
             timeout: seconds for each batch.
         """
+        if type(sql) is not str:
+            options: dict[str, Any] = {"batch_size": batch_size, "timeout": timeout}
+            return core_statements.iterate(self, sql, params, into, **options)
         count("batch_size", batch_size, least=1)
         return self._stream(sql, params, into, batch_size, self._limit(timeout))
 
     async def insert_many(
         self,
-        table: str,
+        table: str | CoreTable,
         rows: Iterable[Any] | AsyncIterable[Any],
         *,
         columns: Sequence[str] | None = None,
@@ -306,12 +329,15 @@ class Verbs:
         """Insert rows by the backend's fastest safe way, all or none; return how many.
 
         Args:
-            table: the name as it stands in the database, with its schema if need be.
+            table: the name as it stands in the database, with its schema if need be; or a Table of
+                SQLAlchemy, whose types and Python-side defaults are applied.
             rows: mappings, or sequences together with ``columns``; sync or async iterable.
 
         Raises:
             ProgrammingError: a row's columns are not those of the first one.
         """
+        if type(table) is not str:
+            return await core_statements.insert_into(self, table, rows, columns, timeout)
         names, values = await rows_in_order(table, rows, columns)
         if not names:
             return 0
@@ -324,6 +350,42 @@ class Verbs:
                 return await driver.insert_many(table, names, values, limit)
             finally:
                 driver.feeder = None
+
+    async def create_all(
+        self,
+        metadata: CoreMetaData,
+        *,
+        checkfirst: bool = True,
+        tables: Sequence[CoreTable] | None = None,
+    ) -> None:
+        """Create the tables of a MetaData of SQLAlchemy, with indexes, sequences and types.
+
+        In one transaction, except on MySQL, whose DDL has none. Two at a time take turns.
+
+        Args:
+            checkfirst: leave what is there already as it is.
+            tables: only these.
+
+        Raises:
+            NotSupportedError: in a transaction on MySQL, where DDL would commit it.
+            LockTimeoutError: on MySQL, another one took longer than a minute.
+        """
+        await core_statements.schema(self, metadata, tables, create=True, checkfirst=checkfirst)
+
+    async def drop_all(
+        self,
+        metadata: CoreMetaData,
+        *,
+        checkfirst: bool = True,
+        tables: Sequence[CoreTable] | None = None,
+    ) -> None:
+        """Drop the tables of a MetaData of SQLAlchemy; as `create_all`.
+
+        Args:
+            checkfirst: pass over what is not there.
+            tables: only these.
+        """
+        await core_statements.schema(self, metadata, tables, create=False, checkfirst=checkfirst)
 
 
 class _Waited:

@@ -22,7 +22,6 @@ How servers are found, and the environment variables that steer it: `tests.serve
 from __future__ import annotations
 
 import gc
-import importlib
 import sys
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,11 +29,12 @@ from typing import NoReturn
 
 import pytest
 
-from tests.servers.environment import Unavailable, given_url, required
+from tests.servers.environment import Unavailable, driver_of, given_url, required
 from tests.servers.suite import BACKENDS, Servers
 from tests.servers.wire import WireProxy
 
 SERVERS = pytest.StashKey[Servers]()
+SCHEMES = {"sqlite": "sqlite", "postgres": "postgresql", "mysql": "mysql"}
 
 
 # The run: servers are looked for before the first test, within no test's time limit.
@@ -107,7 +107,7 @@ def url(request, backend):
 
 @pytest.fixture
 def sqlite_url(tmp_path):
-    return f"sqlite:///{tmp_path / 'test.db'}"
+    return _with_driver(f"sqlite:///{tmp_path / 'test.db'}", "sqlite")
 
 
 @pytest.fixture
@@ -120,13 +120,20 @@ def mysql_url(request):
     yield from _url(request, "mysql")
 
 
+def _with_driver(url, name):
+    """The same database by the driver that AIODBKIT_TEST_DRIVERS names."""
+    driver = driver_of(name)
+    is_default = driver in ("aiosqlite", "asyncpg", "aiomysql")
+    return url if is_default else f"{SCHEMES[name]}+{driver}://{url.partition('://')[2]}"
+
+
 def _url(request, name):
     servers = request.config.stash[SERVERS]
     try:
         database = servers.database(name)
     except Unavailable as why:
         _missing(name, why)
-    yield database.url
+    yield _with_driver(database.url, name)
     may_leave = request.node.get_closest_marker("leaves_sessions") is not None
     left = [] if may_leave else servers.run(database.leftovers())
     servers.run(database.wipe())
@@ -136,9 +143,9 @@ def _url(request, name):
 
 @pytest.fixture
 def can(backend):
-    name = {"sqlite": "SQLiteDriver", "postgres": "PostgresDriver", "mysql": "MySQLDriver"}[backend]
-    module = importlib.import_module(f"aiodbkit.backends.{backend}")
-    return getattr(module, name).capabilities
+    from aiodbkit import create_engine
+
+    return create_engine(f"{SCHEMES[backend]}+{driver_of(backend)}://").capabilities
 
 
 @pytest.fixture
@@ -257,12 +264,13 @@ def no_sqlite_thread_survives():
 
 def _works_for_aiosqlite(thread):
     target = getattr(thread, "_target", None)
-    return getattr(target, "__module__", "").startswith("aiosqlite")
+    return getattr(target, "__module__", "").startswith(("aiosqlite", "aiodbkit.backends.sqlite"))
 
 
 def _stop_workers():
     """Stop the workers, so that the run as a whole can end."""
-    connection = sys.modules["aiosqlite"].Connection
+    names = {"aiosqlite": "Connection", "aiodbkit.backends.sqlite.apsw.worker": "Worker"}
+    kinds = tuple(getattr(sys.modules[at], name) for at, name in names.items() if at in sys.modules)
     for found in gc.get_objects():
-        if isinstance(found, connection) and found._thread.is_alive():
+        if isinstance(found, kinds) and found._thread.is_alive():
             found.stop()

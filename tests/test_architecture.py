@@ -35,16 +35,23 @@ FLOORS = {
     "aiodbkit.url": 1,
     "aiodbkit.wire": 1,
     "aiodbkit.driver": 2,
+    "aiodbkit.querylog": 2,
     "aiodbkit.configuration": 3,
+    "aiodbkit.core_statements": 3,
     "aiodbkit.retry": 3,
     "aiodbkit.pool": 4,
     "aiodbkit.blocks": 5,
     "aiodbkit.connection": 5,
+    "aiodbkit.lasting": 5,
+    "aiodbkit.persistent": 5,
+    "aiodbkit.observation": 5,
     "aiodbkit.hooks": 5,
     "aiodbkit.scope": 5,
+    "aiodbkit.shared": 5,
     "aiodbkit.stream": 5,
     "aiodbkit.transaction": 5,
     "aiodbkit.verbs": 5,
+    "aiodbkit.watched": 5,
     "aiodbkit.engine": 6,
     "aiodbkit.engine_pool": 6,
     "aiodbkit.loopthread": 6,
@@ -52,16 +59,20 @@ FLOORS = {
     "aiodbkit.session": 6,
     "aiodbkit.sync": 6,
     "aiodbkit.backends": 7,
+    "aiodbkit.inspection": 7,
     "aiodbkit.lifespan": 7,
     "aiodbkit.proxy": 7,
-    "aiodbkit.replicas": 7,
     "aiodbkit.factory": 8,
+    "aiodbkit.migrations": 8,
+    "aiodbkit.replicas": 8,
     "aiodbkit": 9,
+    "aiodbkit.cli": 9,
+    "aiodbkit.__main__": 10,
     "aiodbkit.ext": 10,
     "aiodbkit.testing": 10,
 }
 
-DRIVERS = {"aiomysql", "aiosqlite", "asyncpg", "pymysql", "sqlite3"}
+DRIVERS = {"aiomysql", "aiosqlite", "apsw", "asyncmy", "asyncpg", "psycopg", "pymysql", "sqlite3"}
 FRAMEWORKS = {"attr", "attrs", "msgspec", "pydantic", "pytest", "sqlalchemy"} | {
     path.stem for path in (PACKAGE / "ext").glob("[a-z]*.py")
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiodbkit.pool import report
+from aiodbkit.pool import notice, report
 
 if TYPE_CHECKING:
     from aiodbkit.pool.core import PoolCore
@@ -26,14 +26,12 @@ def refuse_overload(pool: PoolCore[Any], limit: float) -> None:
     # Those for whom a connection is still to be opened do not count as waiting.
     waiting = len(pool._queue) - (pool.max_size - pool.in_use)
     if most and waiting >= most:
-        pool.overloads += 1
-        raise report.overloaded(pool, most)
+        raise notice.refusal(pool, "overloaded", report.overloaded(pool, most))
     if not sheds or waiting <= 0:
         return
     expected = pool._pace.expected_wait(waiting, pool.in_use)
     if expected is not None and expected > limit:
-        pool.overloads += 1
-        raise report.hopeless(pool, limit, expected)
+        raise notice.refusal(pool, "overloaded", report.hopeless(pool, limit, expected))
 
 
 def closes_a_circle(pool: PoolCore[Any], waiter: Waiter[Any]) -> bool:

@@ -20,8 +20,9 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from aiodbkit.errors import InterfaceError, PoolClosedError
+from aiodbkit.events import PoolEventKind
 from aiodbkit.options import PoolOptions, RetryPolicy
-from aiodbkit.pool import fork, report
+from aiodbkit.pool import fork, notice, report
 from aiodbkit.pool.admission import closes_a_circle, refuse_overload
 from aiodbkit.pool.keeper import Keeper, ResourceCalls
 from aiodbkit.pool.pace import Pace
@@ -74,6 +75,7 @@ class PoolCore(Generic[R]):
             self._fresh_for = 0.0
         self._counts_uses = options.max_uses > 0
         self._notes_origin = options.leak_after is not None
+        self.watcher: notice.Watcher | None = None  # told of what is not on the warm path
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._keeper: Keeper[R] = Keeper(self.name, self._calls, self.options, self)
@@ -96,7 +98,7 @@ class PoolCore(Generic[R]):
         self._dispatch_timer: asyncio.TimerHandle | None = None
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._acquired = self._timeouts = self.overloads = 0
+        self._acquired = self.timeouts = self.overloads = 0
         self._wait_times = recent_times()
         self._hold_times = recent_times()
         self._note_hold = self._hold_times.append
@@ -153,8 +155,7 @@ class PoolCore(Generic[R]):
             self._dispatch()
         elif closes_a_circle(self, waiter):
             self._queue.leave(waiter)
-            self._timeouts += 1
-            raise report.deadlocked(self)
+            raise notice.refusal(self, "timeout", report.deadlocked(self))
         origin = report.origin() if self._notes_origin else None
         try:
             slot = await waiter.future
@@ -182,8 +183,8 @@ class PoolCore(Generic[R]):
         return loop
 
     def _timed_out(self, waiter: Waiter[R]) -> BaseException:
-        self._timeouts += 1
-        return report.timed_out(self, waiter, self._failure)
+        error = report.timed_out(self, waiter, self._failure)
+        return notice.refusal(self, "timeout", error, monotonic() - waiter.since)
 
     def give_back(self, slot: Slot[R]) -> None:
         """Take a slot back: for the next in line, for the stack, or for a task that mends it."""
@@ -258,7 +259,7 @@ class PoolCore(Generic[R]):
             slot = self._idle.pop()
             now = monotonic()
             if self._calls.has_closed(slot.resource):
-                self._keeper.drop(slot)
+                self._keeper.lose(slot)
                 self._suspect_idle()
             elif now >= slot.expires_at:
                 self._keeper.retire(slot)
@@ -273,7 +274,7 @@ class PoolCore(Generic[R]):
         if self._state is not PoolState.OPEN:
             self._keeper.retire(slot)
         elif self._calls.has_closed(slot.resource):
-            self._keeper.drop(slot)
+            self._keeper.lose(slot)
             self._suspect_idle()
             self._dispatch()
         elif self._always_checks:
@@ -303,6 +304,8 @@ class PoolCore(Generic[R]):
         self._acquired += 1
         self._wait_times.append(now - waiter.since)
         waiter.future.set_result(slot)
+        if self.watcher is not None:
+            self.watcher(self, "acquired", now - waiter.since, None)
 
     def _next_waiter(self, now: float) -> Waiter[R] | None:
         """Return the first in line; those who have waited too long for an overload are refused."""
@@ -325,8 +328,8 @@ class PoolCore(Generic[R]):
             if too_long is None or waited <= too_long:
                 return
             self._queue.leave(waiter)
-            self.overloads += 1
-            waiter.future.set_exception(report.shed(self, waited))
+            error = notice.refusal(self, "overloaded", report.shed(self, waited), waited)
+            waiter.future.set_exception(error)
 
     @property
     def _expected(self) -> int:
@@ -368,7 +371,7 @@ class PoolCore(Generic[R]):
         for slot in suspects:
             slot.fresh_until = 0.0
             if self._calls.has_closed(slot.resource):
-                self._keeper.drop(slot)
+                self._keeper.lose(slot)
             elif self._calls.ping is not None and (self._queue or self.options.check != "never"):
                 self._keeper.check(slot)
             else:
@@ -420,6 +423,7 @@ class PoolCore(Generic[R]):
         now = monotonic()
         self._failure = None
         self._pace.connected(now, took)
+        self.tell("opened", took)
         slot.fresh_until = now  # no suspect while the hook before its first loan runs
         options = self.options
         slot.since = slot.seen_at = now
@@ -433,6 +437,7 @@ class PoolCore(Generic[R]):
         if slot.predecessor is not None:
             slot.predecessor.is_renewed = False
         self._failure = error
+        self.tell("failed", error=error)
         self._pace.failed(monotonic())
         is_fatal = getattr(error, "is_transient", True) is False
         if (is_fatal or self._pace.gives_up) and not self._keeper.slots:
@@ -455,6 +460,12 @@ class PoolCore(Generic[R]):
         """Take back what was forgotten; the garbage collector may run in any thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.give_back, slot)
+
+    def tell(
+        self, kind: PoolEventKind, duration: float = 0.0, error: BaseException | None = None
+    ) -> None:
+        """Log what happened, and tell it to whoever watches."""
+        notice.tell(self, kind, duration, error)
 
     # Knowing
 

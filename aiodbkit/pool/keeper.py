@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiodbkit.errors import CannotConnectError, InterfaceError
+from aiodbkit.events import PoolEventKind
 from aiodbkit.options import PoolOptions
 from aiodbkit.pool.slot import Slot, SlotState
 from aiodbkit.pool.stats import recent_times
@@ -75,6 +76,9 @@ class _Events(Protocol[R]):
     def prepare_failed(self, error: Exception) -> None: ...
     def note_failure(self, slot: Slot[Any], error: BaseException) -> None: ...
     def give_back(self, slot: Slot[Any]) -> None: ...
+    def tell(
+        self, kind: PoolEventKind, duration: float = 0.0, error: BaseException | None = None
+    ) -> None: ...
 
 
 class Keeper(Generic[R]):
@@ -142,7 +146,7 @@ class Keeper(Generic[R]):
     def mend(self, slot: Slot[R]) -> None:
         """Clean a dirty slot; what cannot be cleaned is dropped."""
         if self._calls.has_closed(slot.resource):
-            self.drop(slot)
+            self.lose(slot)
             self._events.check_failed()
             return
         if self._calls.clean is None:
@@ -153,8 +157,15 @@ class Keeper(Generic[R]):
 
     def retire(self, slot: Slot[R]) -> None:
         """Close a healthy resource politely; the slot counts until that is over."""
+        if monotonic() >= slot.expires_at:
+            self._events.tell("expired")
         self.move(slot, SlotState.CLOSING)
         self._work_on(slot, self._close(slot), "close")
+
+    def lose(self, slot: Slot[R], error: BaseException | None = None) -> None:
+        """Drop a resource that was found dead, or that could not be put right."""
+        self._events.tell("lost", error=error)
+        self.drop(slot)
 
     def drop(self, slot: Slot[R]) -> None:
         """Let go of a resource at once, without I/O."""
@@ -167,6 +178,7 @@ class Keeper(Generic[R]):
         self._remove(slot)
         self.closed += 1
         self._calls.let_go(slot.resource)
+        self._events.tell("closed")
 
     def disown(self) -> None:
         """Part with all slots for good: another life of the pool begins, or another process."""
@@ -284,7 +296,7 @@ class Keeper(Generic[R]):
         except BaseException as error:
             self.errors += 1
             logger.info("%s: an idle connection was dead: %r", self._name, error)
-            self.drop(slot)
+            self.lose(slot, error)
             self._events.check_failed()
             if not isinstance(error, Exception):
                 raise
@@ -344,7 +356,7 @@ class Keeper(Generic[R]):
         except BaseException as error:
             self.errors += 1
             logger.info("%s: a connection could not be cleaned: %r", self._name, error)
-            self.drop(slot)
+            self.lose(slot, error)
             self._events.capacity_freed()
             if not isinstance(error, Exception):
                 raise

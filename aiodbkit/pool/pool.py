@@ -268,7 +268,7 @@ class Pool(Upkeep[R], Generic[R]):
             opened=keeper.opened,
             closed=keeper.closed,
             acquired=self._acquired,
-            timeouts=self._timeouts,
+            timeouts=self.timeouts,
             overloads=self.overloads,
             errors=keeper.errors,
             wait_time=percentiles(self._wait_times),

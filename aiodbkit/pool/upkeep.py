@@ -58,7 +58,7 @@ class Upkeep(PoolCore[R], Generic[R]):
     def _tend(self, slot: Slot[R], now: float, spare: int) -> bool:
         """Close or check an idle slot, if that is due: then it is idle no more."""
         if self._calls.has_closed(slot.resource):
-            self._keeper.drop(slot)
+            self._keeper.lose(slot)
         elif now >= self._end_due(slot, spare):
             self._keeper.retire(slot)
         elif now >= self._check_due(slot):
@@ -195,7 +195,7 @@ class Upkeep(PoolCore[R], Generic[R]):
         checks = []
         for slot in idle:
             if self._calls.has_closed(slot.resource):
-                self._keeper.drop(slot)
+                self._keeper.lose(slot)
             else:
                 checks.append(self._keeper.check(slot))
         self._dispatch()

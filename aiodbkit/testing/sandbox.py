@@ -48,7 +48,7 @@ class Sandbox:
     def __init__(self, engine: Engine) -> None:
         if not isinstance(engine, Engine):
             raise InterfaceError(f"sandbox() takes an engine, not {type(engine).__name__}")
-        self._engine = engine
+        self._engine = engine._target  # a proxy stands in for it
         self._pool: SandboxPool | None = None
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ class Sandbox:
         engine = self._engine
         if self._pool is not None:
             raise InterfaceError("this sandbox is open already: call sandbox(db) for each block")
-        if current_place(engine) is not None:
+        if current_place(engine._scoped) is not None:
             raise InterfaceError(
                 "sandbox(): this task has a connection, a session or a transaction of the engine "
                 "open, and its statements would stay outside: open the sandbox first"
@@ -81,8 +81,8 @@ class Sandbox:
             outer.give_back(slot)
             raise
         slot.is_handed_out = True  # a fixture's end may run in another task than its beginning
-        self._pool = engine._pool = pool
-        engine._take = pool.take
+        self._pool = pool
+        engine._lend_from(pool)
         return self
 
     async def __aexit__(
@@ -131,10 +131,10 @@ class SandboxPool(EnginePool):
             self,
             self._share,
             close=_close,
-            clean=engine._clean_connection,
+            clean=self._clean_connection,
             is_dirty=attrgetter("is_dirty") if hooks.on_release is None else _yes,
             is_closed=attrgetter("is_closed"),
-            prepare=None if hooks.on_acquire is None else engine._prepare_connection,
+            prepare=None if hooks.on_acquire is None else self._prepare_connection,
             abort=_abort,
             on_failure=_note_failure,
             options=options,
@@ -155,8 +155,7 @@ class SandboxPool(EnginePool):
         pool = self.outer
         while isinstance(pool, SandboxPool) and pool._wire.has_ended:
             pool = pool.outer
-        self._engine._pool = pool
-        self._engine._take = pool.take
+        self._engine._lend_from(pool)
 
     async def undo(self) -> None:
         """Cut whoever still works in it, and roll back.

@@ -360,8 +360,7 @@ class ScriptedEngine(Engine):
         self.script = Script() if script is None else script
         super().__init__("scripted://script", **options)
 
-    @classmethod
-    def driver_options(cls) -> Mapping[str, Any]:
+    def driver_options(self) -> Mapping[str, Any]:
         return {}
 
     def _create_driver(self, target: Mapping[str, Any], options: Mapping[str, Any]) -> Driver:  # noqa: ARG002

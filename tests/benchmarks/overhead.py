@@ -1,6 +1,6 @@
 """What aiodbkit adds to a warm query, beside the bare driver in one interleaved run.
 
-    python -m tests.benchmarks.overhead [sqlite] [postgresql://...] [mysql://...]
+    python -m tests.benchmarks.overhead [sqlite] [sqlite+apsw] [postgresql://...] [mysql://...]
 
 Prints the median of ``fetch_val("select 1")`` through an engine and of the bare driver's shortest
 way to the same value, their ratio, and how many frames and calls of aiodbkit stand on and come
@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,7 +26,7 @@ from aiodbkit.url import parse_url
 
 ROUNDS = 60
 CALLS = 100
-DRIVERS = ("asyncpg", "aiomysql", "aiosqlite")
+DRIVERS = ("asyncpg", "aiomysql", "aiosqlite", "psycopg")
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -41,11 +42,41 @@ async def bare_sqlite(url: str) -> tuple[Call, Call]:
     return query, connection.close
 
 
+async def bare_apsw(url: str) -> tuple[Call, Call]:
+    """apsw has no event loop: one hop to a thread and back, as short as it can be made."""
+    import apsw
+
+    connection = apsw.Connection(parse_url(url).database or "")
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1)
+
+    def first() -> Any:
+        return connection.execute("select 1").fetchall()[0][0]
+
+    async def close() -> None:
+        thread.shutdown()
+        connection.close()
+
+    return lambda: loop.run_in_executor(thread, first), close
+
+
 async def bare_postgres(url: str) -> tuple[Call, Call]:
     import asyncpg
 
     connection = await asyncpg.connect(url)
     return lambda: connection.fetchval("select 1"), connection.close
+
+
+async def bare_psycopg(url: str) -> tuple[Call, Call]:
+    import psycopg
+
+    plain = url.replace("+psycopg", "")
+    connection = await psycopg.AsyncConnection.connect(plain, autocommit=True)
+
+    async def query() -> Any:
+        row = await (await connection.execute("select 1")).fetchone()
+        return row and row[0]
+
+    return query, connection.close
 
 
 async def bare_mysql(url: str) -> tuple[Call, Call]:
@@ -74,7 +105,13 @@ async def bare_mysql(url: str) -> tuple[Call, Call]:
     return query, close
 
 
-BARE = {"sqlite": bare_sqlite, "postgresql": bare_postgres, "mysql": bare_mysql}
+BARE = {
+    "sqlite": bare_sqlite,
+    "sqlite+apsw": bare_apsw,
+    "postgresql": bare_postgres,
+    "postgresql+psycopg": bare_psycopg,
+    "mysql": bare_mysql,
+}
 
 
 async def microseconds(call: Call) -> float:
@@ -112,7 +149,7 @@ async def frames_and_calls(db: aiodbkit.Engine) -> tuple[int, int]:
         await db.fetch_val("select 1")
     finally:
         sys.setprofile(None)
-    return standing[0], calls
+    return (standing or [0])[0], calls
 
 
 async def compare(url: str) -> None:
@@ -137,7 +174,7 @@ async def compare(url: str) -> None:
         frames, calls = await frames_and_calls(db)
     await close()
     base = median(times["bare"])
-    line = f"{scheme:<11} bare {base:7.1f} us"
+    line = f"{scheme:<18} bare {base:7.1f} us"
     for name in ("connection", "engine"):
         found = median(times[name])
         line += f"   {name} {found:7.1f} us, ratio {found / base:.3f}"
@@ -147,7 +184,8 @@ async def compare(url: str) -> None:
 async def main(urls: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for url in urls or ["sqlite"]:
-            await compare(f"sqlite:///{folder}/bench.db" if url == "sqlite" else url)
+            is_name = "://" not in url
+            await compare(f"{url}:///{folder}/{url}.db" if is_name else url)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import aiodbkit
+from tests.servers.environment import driver_of
 
 __all__ = ["DIALECTS", "Dialect", "split_url"]
 
@@ -117,10 +118,10 @@ def _wrong_server_urls(url: str) -> Mapping[str, tuple[str, str]]:
 
 
 def _wrong_paths(url: str) -> Mapping[str, tuple[str, str]]:
-    folder = Path(split_url(url)["database"]).parent
+    folder, scheme = Path(split_url(url)["database"]).parent, urlsplit(url).scheme
     return {
-        "missing directory": (f"sqlite:///{folder}/missing/app.db", "missing/app.db"),
-        "directory": (f"sqlite:///{folder}", folder.name),
+        "missing directory": (f"{scheme}:///{folder}/missing/app.db", "missing/app.db"),
+        "directory": (f"{scheme}:///{folder}", folder.name),
     }
 
 
@@ -129,28 +130,41 @@ def _from_text(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 async def _connect_sqlite(url: str) -> Any:
+    if driver_of("sqlite") == "apsw":
+        import apsw
+
+        return apsw.Connection(split_url(url)["database"])
     import aiosqlite
 
     return await aiosqlite.connect(split_url(url)["database"], isolation_level=None)
 
 
 async def _connect_postgres(url: str) -> Any:
+    if driver_of("postgres") == "psycopg":
+        import psycopg
+
+        plain = url.replace("+psycopg", "")
+        return await psycopg.AsyncConnection.connect(plain, autocommit=True)
     import asyncpg
 
     return await asyncpg.connect(**split_url(url))
 
 
 async def _connect_mysql(url: str) -> Any:
+    given = {**split_url(url), "autocommit": True, "charset": "utf8mb4"}
+    if driver_of("mysql") == "asyncmy":
+        import asyncmy
+
+        return await asyncmy.connect(**given)
     import aiomysql
 
-    given = split_url(url)
     given["db"] = given.pop("database")
-    return await aiomysql.connect(**given, autocommit=True, charset="utf8mb4")
+    return await aiomysql.connect(**given)
 
 
 SQLITE = Dialect(
     name="sqlite",
-    drivers=("sqlite3", "aiosqlite"),
+    drivers=("sqlite3", "aiosqlite", "apsw"),
     types={
         "int": "integer",
         "bigint": "bigint",
@@ -186,7 +200,7 @@ SQLITE = Dialect(
 
 POSTGRES = Dialect(
     name="postgres",
-    drivers=("asyncpg",),
+    drivers=("asyncpg", "psycopg"),
     types={
         "int": "integer",
         "bigint": "bigint",
@@ -225,7 +239,7 @@ POSTGRES = Dialect(
 
 MYSQL = Dialect(
     name="mysql",
-    drivers=("pymysql", "aiomysql"),
+    drivers=("pymysql", "aiomysql", "asyncmy"),
     types={
         "int": "int",
         "bigint": "bigint",

@@ -287,7 +287,7 @@ class Postgres:
     def __init__(self, url):
         self._asyncpg = pytest.importorskip("asyncpg")
         self._runner = asyncio.Runner()
-        self._conn = self._runner.run(self._asyncpg.connect(url))
+        self._conn = self._runner.run(self._asyncpg.connect(url.replace("+psycopg", "")))
 
     def fetch(self, text, args):
         statement = self._runner.run(self._conn.prepare(text))

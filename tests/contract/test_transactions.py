@@ -315,3 +315,14 @@ async def test_a_scope_cannot_be_entered_twice(db: aiodbkit.Engine) -> None:
     with pytest.raises(aiodbkit.InterfaceError):
         async with scope:
             pass
+
+
+async def test_run_in_transaction_takes_no_sync_function(db):
+    with pytest.raises(TypeError, match="async functions"):
+        await db.run_in_transaction(lambda: 3)
+
+
+@pytest.mark.parametrize("name", ["read_only", "deferrable"])
+def test_a_flag_that_is_none_is_refused(db, name):
+    with pytest.raises(aiodbkit.ConfigurationError, match=name):
+        db.transaction(**{name: "yes"})

@@ -42,7 +42,7 @@ ADD = "insert into notes (id, body) values (:id, :body)"
 @asynccontextmanager
 async def bare(url: str, **options: Any) -> AsyncIterator[Any]:
     """A connection of asyncpg's, dropped at the end."""
-    connection = await asyncpg.connect(url, **options)
+    connection = await asyncpg.connect(url.replace("+psycopg", ""), **options)
     try:
         yield connection
     finally:

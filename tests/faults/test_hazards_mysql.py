@@ -349,7 +349,7 @@ async def test_a_second_statement_is_refused_here_and_by_the_server(db: aiodbkit
     with pytest.raises(aiodbkit.ProgrammingError, match="execute_script"):
         await db.execute("select 1; insert into notes (id) values (1)")
     async with db.connection() as conn:
-        with pytest.raises(pymysql.err.ProgrammingError):
+        with pytest.raises(Exception, match="1064.*error in your SQL syntax"):
             await run(conn.raw, "select 1; insert into notes (id) values (1)")
     assert await ids(db) == []
 
@@ -364,11 +364,11 @@ async def test_bare_a_warning_is_raised_after_the_statement_took_effect(mysql_ur
         assert await run(connection, "select id from t") == ((1,),)
 
 
-async def test_a_warning_is_no_error_and_no_round_trip(
+async def test_a_warning_is_no_error_and_no_round_trip_where_none_is_logged(
     mysql_engine: Make, mysql_url: str, wire_proxy: Proxies
 ) -> None:
     proxy = await wire_proxy(mysql_url)
-    db = await mysql_engine(proxy.url)
+    db = await mysql_engine(proxy.url, log_warnings=False)
     asked = asyncio.create_task(proxy.seen(b"SHOW WARNINGS"))
     await db.execute("drop table if exists nowhere")
     assert not asked.done()

@@ -254,13 +254,19 @@ async def test_bare_close_keeps_the_socket_while_a_peer_does_not_read(
         transport.abort()
 
 
+def transport_of(raw: Any) -> asyncio.Transport:
+    is_asyncmy = type(raw).__module__.startswith("asyncmy")
+    transport: asyncio.Transport = raw._transport if is_asyncmy else raw._writer.transport
+    return transport
+
+
 async def test_a_cancelled_statement_leaves_no_socket_behind(
     mysql_engine: Make, mysql_url: str, wire_proxy: Proxies
 ) -> None:
     proxy = await wire_proxy(mysql_url)
     db = await mysql_engine(proxy.url, max_size=1)
     async with db.connection() as conn:
-        transport = conn.raw._writer.transport
+        transport = transport_of(conn.raw)
         proxy.hole()
         sending = asyncio.create_task(conn.fetch_val("select :x", {"x": "x" * 12_000_000}))
         await until(lambda: has_unsent(transport))

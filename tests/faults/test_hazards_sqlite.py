@@ -1,8 +1,7 @@
 """What aiosqlite does silently wrong, and that aiodbkit does not.
 
 Each test shows both: first the bare driver with the wrong result, then the engine with the right
-one. Nothing here waits for a time to pass: what has to be interrupted would run for ever, and what
-has to be waited for is waited for.
+one. Nothing waits for a time to pass: what has to be interrupted would run for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ import aiosqlite
 import pytest
 
 import aiodbkit
+from tests.servers.environment import driver_of
+
+pytestmark = pytest.mark.skipif(driver_of("sqlite") != "aiosqlite", reason="shown on aiosqlite")
 
 # An INSERT that makes no row and never ends.
 ENDLESS = (

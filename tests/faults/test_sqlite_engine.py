@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,6 +13,7 @@ import pytest
 
 import aiodbkit
 from aiodbkit.backends.sqlite import SQLiteEngine
+from tests.sqlite.library import CAUSE, DRIVER, MEMORY, NAME, SCHEME, change_rows, on_raw, opened
 
 ENDLESS = (
     "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
@@ -113,7 +113,7 @@ async def test_what_cannot_be_opened_is_named_with_the_reason(
     path = tmp_path / name
     if prepare is not None:
         prepare(path)
-    db = SQLiteEngine(database=str(path), min_size=1, **options)
+    db = SQLiteEngine(database=str(path), driver=NAME, min_size=1, **options)
     with pytest.raises(aiodbkit.CannotConnectError, match=reason) as caught:
         await db.connect()
     assert str(path) in str(caught.value)
@@ -135,7 +135,7 @@ async def test_the_path_is_that_of_the_folder_in_which_the_engine_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    db = aiodbkit.create_engine("sqlite:///here.db")
+    db = aiodbkit.create_engine(f"{SCHEME}:///here.db")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     async with db:
@@ -145,7 +145,7 @@ async def test_the_path_is_that_of_the_folder_in_which_the_engine_was_made(
 
 async def test_a_uri_is_taken_as_it_stands(tmp_path: Path) -> None:
     uri = f"file:{tmp_path}/with%20space.db?mode=rwc"
-    async with SQLiteEngine(database=uri, uri=True, cached_statements=7) as db:
+    async with SQLiteEngine(database=uri, uri=True, driver=NAME, cached_statements=7) as db:
         await db.execute("create table t (id integer)")
     assert (tmp_path / "with space.db").exists()
 
@@ -154,7 +154,7 @@ async def test_a_uri_is_taken_as_it_stands(tmp_path: Path) -> None:
 
 
 async def test_memory_is_shared_by_the_connections_of_one_engine_and_by_no_other() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db, SQLiteEngine() as other:
+    async with aiodbkit.create_engine(MEMORY) as db, SQLiteEngine(driver=NAME) as other:
         await db.execute("create table t (id integer)")
         async with db.pool.acquire() as first, db.pool.acquire() as second:
             await first.execute("insert into t values (1)")
@@ -170,7 +170,7 @@ async def test_memory_is_shared_by_the_connections_of_one_engine_and_by_no_other
 
 
 async def test_a_connection_to_memory_opens_while_another_writes() -> None:
-    async with SQLiteEngine(timeout=0) as db:
+    async with SQLiteEngine(driver=NAME, timeout=0) as db:
         await db.execute("create table t (id integer)")
         async with db.transaction():
             await db.execute("insert into t values (1)")
@@ -202,8 +202,8 @@ async def test_what_a_borrower_changed_is_put_back(
         elif how == "script":
             await conn.execute_script(f"select 1; {statement}; select 2")
         else:
-            await conn.raw.execute_fetchall(statement)
-            conn.raw.row_factory = sqlite3.Row
+            await on_raw(conn.raw.execute, statement)
+            change_rows(conn.raw)
         assert await conn.fetch_val(look) != before
     assert await one.fetch_val(look) == before
     assert await one.fetch_all(look) == [(before,)]
@@ -376,12 +376,12 @@ async def test_errors_tell_what_sqlite_says(
     assert found.query == sql
     assert not found.is_transient
     if found.code is not None:
-        assert isinstance(found.__cause__, sqlite3.Error)
+        assert isinstance(found.__cause__, CAUSE)
 
 
 async def test_a_connection_closed_behind_our_back_is_replaced(one: aiodbkit.Engine) -> None:
     async with one.connection() as conn:
-        await conn.raw.close()
+        await on_raw(conn.raw.close)
         assert conn.is_closed
         with pytest.raises(aiodbkit.ConnectionLostError) as caught:
             await conn.execute("insert into t (id) values (1)")
@@ -406,7 +406,7 @@ def run(program: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 FORGOTTEN = """
 import asyncio, sys, aiodbkit
-db = aiodbkit.create_engine("sqlite:///" + sys.argv[1])
+db = aiodbkit.create_engine("{scheme}:///" + sys.argv[1])
 async def main():
     await db.execute("create table t (id integer)")
     await db.execute("insert into t values (1)")
@@ -431,20 +431,20 @@ asyncio.run(main())
 def test_a_forgotten_close_does_not_keep_the_interpreter_from_exiting(
     last: str, code: int, tmp_path: Path
 ) -> None:
-    program = FORGOTTEN.format(last=last.replace("ENDLESS", repr(ENDLESS)))
+    program = FORGOTTEN.format(scheme=SCHEME, last=last.replace("ENDLESS", repr(ENDLESS)))
     ended = run(program, tmp_path / "app.db")
     assert (ended.returncode, ended.stdout) == (code, "1\n"), ended.stderr
-    db = sqlite3.connect(tmp_path / "app.db")
+    db = opened(tmp_path / "app.db")
     assert db.execute("select count(*) from t").fetchone() == (1,)
     db.close()
 
 
-LOOP_GONE = """
+LOOP_GONE = f"""
 import asyncio, sys, threading, aiodbkit
-from aiodbkit.backends.sqlite import SQLiteDriver
+{DRIVER}
 threading.excepthook = lambda args: None
 async def open():
-    return await SQLiteDriver(sys.argv[1], {}).connect()
+    return await SQLiteDriver(dict(database=sys.argv[1]), dict()).connect()
 first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
 conn = first.run_until_complete(open())
 thread = conn._thread._thread
@@ -474,9 +474,9 @@ def test_a_connection_whose_loop_is_gone_is_closed_and_nothing_hangs(tmp_path: P
 FORKED = """
 import asyncio, os, sys, warnings, aiodbkit
 warnings.simplefilter("ignore")
-from aiodbkit.backends.sqlite import SQLiteDriver
+from aiodbkit.backends.sqlite.driver import SQLiteDriver
 async def main():
-    conn = await SQLiteDriver(sys.argv[1], {}).connect()
+    conn = await SQLiteDriver({"database": sys.argv[1]}, {}).connect()
     child = os.fork()
     if child == 0:
         assert conn.is_closed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import aiodbkit
+from tests.sqlite.library import MEMORY, on_raw
 
 ENDLESS = (
     "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
@@ -21,7 +22,7 @@ MakeEngine = Callable[..., Awaitable[aiodbkit.Engine]]
 
 @pytest.fixture(params=["file", "memory"])
 async def db(request: pytest.FixtureRequest, sqlite_engine: MakeEngine) -> aiodbkit.Engine:
-    db = await sqlite_engine(*(["sqlite://"] if request.param == "memory" else []))
+    db = await sqlite_engine(*([MEMORY] if request.param == "memory" else []))
     await db.execute("create table t (id integer primary key)")
     await db.execute("create table log (v integer)")
     await db.insert_many("t", [{"id": n} for n in range(200)])
@@ -101,8 +102,8 @@ async def test_what_cannot_be_undone_beside_a_raw_cursor_costs_the_connection(
     with pytest.raises(aiodbkit.Error):
         async with db.connection() as conn, conn.transaction():
             await conn.execute(ADD, {"v": 1})
-            cursor = await conn.raw.execute(MANY)
-            await cursor.fetchone()
+            cursor = await on_raw(conn.raw.execute, MANY)
+            await on_raw(cursor.fetchone)
             with pytest.raises(aiodbkit.ConnectionLostError):
                 await conn.execute_many(f"{ENDLESS} and x < :v", [{"v": 1}], timeout=0.05)
     del cursor

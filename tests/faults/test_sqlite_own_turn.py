@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import aiodbkit
+from tests.sqlite.library import MEMORY, call_with_each_statement
 
 ENDLESS = (
     "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
@@ -30,7 +31,7 @@ async def new(sqlite_engine: MakeEngine, *url: str, **options: Any) -> aiodbkit.
 
 @pytest.fixture(params=["file", "memory"])
 async def db(request: pytest.FixtureRequest, sqlite_engine: MakeEngine) -> aiodbkit.Engine:
-    return await new(sqlite_engine, *(["sqlite://"] if request.param == "memory" else []))
+    return await new(sqlite_engine, *([MEMORY] if request.param == "memory" else []))
 
 
 async def turns(count: int = 30) -> None:
@@ -63,7 +64,7 @@ async def test_who_writes_beside_its_own_transaction_is_told_so_at_once(
 
 
 async def test_in_memory_that_holds_for_who_reads_beside_its_own_transaction() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db:
+    async with aiodbkit.create_engine(MEMORY) as db:
         async with db.transaction(), db.execution_context(transaction=False) as other:
             with pytest.raises(aiodbkit.LockTimeoutError, match="this task") as caught:
                 await other.fetch_val("select 1")
@@ -104,7 +105,7 @@ async def test_the_next_write_waits_for_the_cleaning_of_what_its_task_forgot(
 async def test_the_next_write_waits_for_the_end_of_rows_that_its_task_dropped(
     sqlite_engine: MakeEngine,
 ) -> None:
-    db = await new(sqlite_engine, "sqlite://")
+    db = await new(sqlite_engine, MEMORY)
     await db.insert_many("t", [{"who": n} for n in range(20_000)])
     async for _ in db.iterate("select id from t"):
         break
@@ -170,7 +171,7 @@ async def test_the_next_write_waits_for_a_commit_that_its_task_was_cancelled_out
     async def work() -> None:
         try:
             async with db.connection() as conn, conn.transaction():
-                await conn.raw.set_trace_callback(hold_up)
+                await call_with_each_statement(conn.raw, hold_up)
                 await conn.execute(ADD, {"who": 1})
         except asyncio.CancelledError:
             await db.execute(ADD, {"who": 2})

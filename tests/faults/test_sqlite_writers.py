@@ -12,6 +12,7 @@ import pytest
 
 import aiodbkit
 from aiodbkit.backends.sqlite.turns import WriteTurn, write_turn
+from tests.sqlite.library import MEMORY, SCHEME, on_raw, opened, path_of
 
 ENDLESS = (
     "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
@@ -35,7 +36,7 @@ async def db(request: pytest.FixtureRequest, make: MakeEngine) -> AsyncIterator[
     if request.param == "file":
         yield await make()
         return
-    async with aiodbkit.create_engine("sqlite://") as engine:
+    async with aiodbkit.create_engine(MEMORY) as engine:
         await engine.execute("create table t (id integer primary key, who integer)")
         yield engine
 
@@ -43,8 +44,8 @@ async def db(request: pytest.FixtureRequest, make: MakeEngine) -> AsyncIterator[
 @pytest.fixture
 def elsewhere(sqlite_url: str, make: MakeEngine) -> Iterator[sqlite3.Connection]:
     """A connection that takes no turns: to SQLite, the same as another process."""
-    path = sqlite_url.removeprefix("sqlite:///")
-    other = sqlite3.connect(path, isolation_level=None, timeout=0)
+    path = path_of(sqlite_url)
+    other = opened(path)
     yield other
     other.close()
 
@@ -76,11 +77,11 @@ async def test_twenty_tasks_with_fifty_writes_each_never_see_a_locked_database(
 async def test_two_engines_on_one_file_take_turns_however_it_is_called(
     make: MakeEngine, sqlite_url: str, tmp_path: Any
 ) -> None:
-    (tmp_path / "link.db").symlink_to(sqlite_url.removeprefix("sqlite:///"))
+    (tmp_path / "link.db").symlink_to(path_of(sqlite_url))
     """SQLite itself is told not to wait for a lock, so that only the turns can help."""
     only_turns = {"timeout": 0, "lock_timeout": 5}
     paths = ("test.db", "link.db", f"../{tmp_path.name}/test.db")
-    engines = [await make(f"sqlite:///{tmp_path}/{path}", **only_turns) for path in paths]
+    engines = [await make(f"{SCHEME}:///{tmp_path}/{path}", **only_turns) for path in paths]
     await asyncio.gather(*(write(engines[who % 3], who, 20) for who in range(9)))
     assert await engines[0].fetch_val(COUNT) == 180
 
@@ -112,7 +113,7 @@ async def test_readers_of_a_file_run_beside_the_writer(make: MakeEngine) -> None
 
 
 async def test_in_memory_a_reader_waits_for_the_writer() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db:
+    async with aiodbkit.create_engine(MEMORY) as db:
         await db.execute("create table t (id integer primary key, who integer)")
         async with db.execution_context() as writer:
             await writer.execute(ADD, {"who": 1})
@@ -128,7 +129,7 @@ async def _count(db: aiodbkit.Engine) -> Any:
 
 
 async def test_in_memory_rows_may_be_written_while_others_are_read() -> None:
-    async with aiodbkit.create_engine("sqlite://") as db:
+    async with aiodbkit.create_engine(MEMORY) as db:
         await db.execute("create table t (id integer primary key, who integer)")
         await db.insert_many("t", [{"who": n} for n in range(500)])
         async for row in db.iterate("select id from t", batch_size=10):
@@ -345,7 +346,7 @@ async def test_the_turn_goes_on_however_its_holder_ends(
             await conn.execute(end) if how != "begin" else await getattr(conn, end)()
             await later
         elif end == "raw":
-            await conn.raw.close()
+            await on_raw(conn.raw.close)
         elif end == "interrupt":
             with pytest.raises(aiodbkit.QueryTimeoutError):
                 await conn.fetch_val(ENDLESS, timeout=0.01)

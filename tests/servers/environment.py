@@ -9,6 +9,8 @@
     instead of the usual places.
 ``AIODBKIT_TEST_INSTALL``
     ``0`` forbids to install anything (by pip or apt-get).
+``AIODBKIT_TEST_DRIVERS``
+    Names (``apsw,psycopg,asyncmy``): the tests use these drivers instead of the default ones.
 ``AIODBKIT_REQUIRE``
     Names (``postgres,mysql,browser,oldest``): a server, the browser for the example's page, or
     the oldest FastAPI and Starlette that are supported (installed by pip), that cannot be had
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Unavailable", "given_url", "may_install", "required", "server_path"]
+__all__ = ["Unavailable", "driver_of", "given_url", "may_install", "required", "server_path"]
 
 
 class Unavailable(Exception):  # noqa: N818 - a finding, not an error
@@ -32,6 +34,20 @@ class Unavailable(Exception):  # noqa: N818 - a finding, not an error
 def given_url(backend: str) -> str | None:
     """Return the URL of a server to use for ``"postgres"`` or ``"mysql"``, if one was given."""
     return os.environ.get(f"AIODBKIT_TEST_{backend.upper()}_URL") or None
+
+
+_DRIVERS = {
+    "sqlite": ("aiosqlite", "apsw"),
+    "postgres": ("asyncpg", "psycopg"),
+    "mysql": ("aiomysql", "asyncmy"),
+}
+
+
+def driver_of(backend: str) -> str:
+    """Return the driver that the tests of a backend use."""
+    default, *others = _DRIVERS[backend]
+    wanted = os.environ.get("AIODBKIT_TEST_DRIVERS", "").split(",")
+    return next((name for name in others if name in wanted), default)
 
 
 def server_path() -> list[str] | None:

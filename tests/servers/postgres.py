@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.servers.binaries import Programs
 from tests.servers.certificates import Authority
+from tests.servers.environment import Unavailable
 from tests.servers.process import HOST, Process, folder, free_port, run
 
 __all__ = ["PostgresServer", "PostgresTemplate"]
@@ -32,6 +33,7 @@ hostssl all tls 127.0.0.1/32 scram-sha-256
 host    all tls 127.0.0.1/32 reject
 host    all app 127.0.0.1/32 scram-sha-256
 host    all all 127.0.0.1/32 trust
+host    replication postgres 127.0.0.1/32 trust
 """
 
 # Single-user mode reads one statement a line.
@@ -105,6 +107,7 @@ class PostgresServer:
 
     def __init__(self, programs: Programs, home: Path) -> None:
         self.version = programs.version
+        self._programs = programs
         self.home = home
         self.port = free_port()
         self.url = f"postgresql://postgres@{HOST}:{self.port}/postgres"
@@ -114,6 +117,25 @@ class PostgresServer:
         command = (programs.folder / "postgres", "-D", home / "data", "-k", home)
         port = ("-p", str(self.port))
         self._process = Process([*command, *port], home, orphaned=signal.SIGQUIT)
+
+    def standby(self) -> PostgresServer:
+        """Return a new hot standby that streams from this server, which runs; it is not started.
+
+        Raises:
+            Unavailable: the programs have no pg_basebackup.
+        """
+        program = self._programs.folder / "pg_basebackup"
+        if not program.is_file():
+            raise Unavailable(f"{program} is missing", "install the distribution's PostgreSQL")
+        home = folder(data=True)
+        where = ("-h", HOST, "-p", str(self.port), "-U", "postgres")
+        run([program, *where, "-D", home / "data", "-X", "stream", "-c", "fast", "-N"], home)
+        with (home / "data" / "postgresql.auto.conf").open("a") as conf:
+            source = f"host={HOST} port={self.port} user=postgres"
+            # A killed primary is looked for again soon.
+            conf.write(f"primary_conninfo = '{source}'\nwal_retrieve_retry_interval = 200ms\n")
+        (home / "data" / "standby.signal").touch()
+        return PostgresServer(self._programs, home)
 
     async def start(self) -> None:
         """Start, on the same port and data as before."""

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict, assert_type
 
+import sqlalchemy
+from sqlalchemy.schema import CreateTable
+
 import aiodbkit
 from aiodbkit import (
     Connection,
@@ -75,6 +78,26 @@ async def verbs(db: Engine) -> None:
     assert_type(await db.fetch_column("select 1", column=0), list[Any])
     assert_type(await db.insert_many("t", [{"a": 1}]), int)
     assert_type(await db.insert_many("t", [(1, 2)], columns=["a", "b"]), int)
+
+
+async def core_statements(db: Engine) -> None:
+    metadata = sqlalchemy.MetaData()
+    table = sqlalchemy.Table("t", metadata, sqlalchemy.Column("a", sqlalchemy.Integer))
+    query = sqlalchemy.select(table)
+    assert_type(await db.execute(sqlalchemy.insert(table), {"a": 1}), ExecuteResult)
+    assert_type(await db.execute_many(sqlalchemy.insert(table), [{"a": 1}]), ExecuteResult)
+    assert_type(await db.execute(CreateTable(table)), ExecuteResult)
+    assert_type(await db.fetch_all(query), list[Row])
+    assert_type(await db.fetch_all(query.union_all(query), into=User), list[User])
+    assert_type(await db.fetch_one(sqlalchemy.text("select :a"), {"a": 1}), Row | None)
+    assert_type(await db.fetch_one(query, into=greet), str | None)
+    assert_type(await db.fetch_val(sqlalchemy.func.now()), Any)
+    async for user in db.iterate(query, into=User):
+        assert_type(user, User)
+    assert_type(await db.insert_many(table, [{"a": 1}]), int)
+    await db.create_all(metadata, checkfirst=False, tables=[table])
+    await db.drop_all(metadata)
+    await db.fetch_all(b"select 1")  # type: ignore[call-overload]
 
 
 async def into(db: Engine) -> None:
@@ -183,6 +206,41 @@ async def decorators(db: Engine) -> None:
     await audit("x")
     await transfer("1", 2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await transfer(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def chosen_at_run_time(db: SQLiteEngine, other: PostgresEngine) -> None:
+    proxy = aiodbkit.EngineProxy()
+    proxy.initialize(db)
+
+    @proxy.attach_callback
+    def prepare(engine: Engine) -> int:
+        return 1
+
+    assert_type(prepare(db), int)
+
+    @proxy.using(other)
+    async def total(team: int, *, since: str = "") -> float:
+        return await proxy.fetch_val("select 1.5")  # type: ignore[no-any-return]
+
+    assert_type(await total(1, since="today"), float)
+    with proxy.using(other) as chosen:
+        assert_type(chosen, Engine)
+    async with proxy as opened:
+        assert_type(opened, aiodbkit.EngineProxy)
+    assert_type(await proxy.fetch_one("select 1", into=User), User | None)
+
+
+async def shared_connections(db: Engine) -> None:
+    async with db.connection(shared=True) as conn:
+        assert_type(conn, aiodbkit.SharedConnection)
+        assert_type(await conn.fetch_all("select 1", into=User), list[User])
+        conn.transaction()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+    @db.connection(shared=True)
+    async def total(team: int) -> float:
+        return 1.5
+
+    assert_type(await total(1), float)
 
 
 async def sessions(db: Engine) -> None:

@@ -58,10 +58,10 @@ class Loud(str):
         (Decimal("-1E-3"), "-0.001"),
         ("", "''"),
         ("plain é 😀 % %s :name ?", "'plain é 😀 % %s :name ?'"),
-        ("it's", "_utf8mb4 X'69742773'"),
+        ("it's", "'it''s'"),
         ("a\\", "_utf8mb4 X'615c'"),
         ("a\0", "_utf8mb4 X'6100'"),
-        (Size.SMALL, "_utf8mb4 X'7327'"),
+        (Size.SMALL, "'s'''"),
         (Loud("x"), "'x'"),
         (b"", "_binary X''"),
         (b"a'\\", "_binary X'61275c'"),
@@ -76,7 +76,7 @@ class Loud(str):
         (timedelta(hours=100), "TIME'100:00:00.000000'"),
         (UUID(int=1), "'00000000-0000-0000-0000-000000000001'"),
         ([1, "é", None], "'[1, \"é\", null]'"),
-        ({"it's": 1}, "_utf8mb4 X'7b2269742773223a20317d'"),
+        ({"it's": 1}, "'{\"it''s\": 1}'"),
     ],
 )
 def test_a_value_is_written_in_one_way(value: Any, literal: str) -> None:
@@ -203,11 +203,12 @@ def test_an_aware_datetime_needs_a_time_zone_that_is_known() -> None:
 def test_no_text_can_end_its_own_quotes(text: str) -> None:
     literal = write(text)
     inside = literal.removeprefix("_utf8mb4 X").removeprefix("'").removesuffix("'")
+    inside = inside.replace("''", "\x1f")
     assert not set(inside) & {"'", "\\", "\0"}
     if literal.startswith("_utf8mb4"):
         assert bytes.fromhex(inside).decode() == text
     else:
-        assert inside == text
+        assert inside == text.replace("'", "\x1f")
 
 
 # What the server reads

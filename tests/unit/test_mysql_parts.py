@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import aiodbkit
 from aiodbkit.backends.mysql.bulk import chunks, multi_row
+from aiodbkit.backends.mysql.by_aiomysql import AiomysqlLink
 from aiodbkit.backends.mysql.connect import Opener
 from aiodbkit.backends.mysql.cursors import _Tail
 from aiodbkit.backends.mysql.errors import translate
@@ -346,16 +347,19 @@ def test_an_error_has_its_class_and_names_and_no_value(
 )
 def test_an_option_that_cannot_be_is_refused(options: Any, message: str) -> None:
     with pytest.raises(aiodbkit.ConfigurationError, match=message):
-        Opener({}, options, None)
+        Opener({}, options, None, AiomysqlLink)
 
 
 def test_one_host_is_one_host() -> None:
     with pytest.raises(aiodbkit.ConfigurationError, match="one host"):
-        Opener({"hosts": [("a", 3306), ("b", 3306)]}, {}, None)
+        Opener({"hosts": [("a", 3306), ("b", 3306)]}, {}, None, AiomysqlLink)
 
 
 def test_where_it_connects_to_is_told_without_the_password() -> None:
     opener = Opener(
-        {"host": "db", "user": "app", "password": "s3cret", "database": "shop"}, {}, None
+        {"host": "db", "user": "app", "password": "s3cret", "database": "shop"},
+        {},
+        None,
+        AiomysqlLink,
     )
     assert opener.where == "MySQL at db:3306 as user 'app', database 'shop'"

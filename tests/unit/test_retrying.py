@@ -10,6 +10,7 @@ import pytest
 from aiodbkit import (
     DeadlockError,
     InterfaceError,
+    RetryBudget,
     RetryPolicy,
     TransactionScopeError,
     retry,
@@ -347,3 +348,21 @@ async def test_a_child_task_is_told_that_it_is_one_by_a_retried_transaction() ->
             await asyncio.create_task(job())
     assert not calls
     await db.close()
+
+
+@virtual_time
+async def test_the_engines_loop_has_its_budget_and_runs_once_in_a_transaction() -> None:
+    async def tries() -> int:
+        count = 0
+        with pytest.raises(DeadlockError):
+            async for attempt in db.retrying(max_retries=5, backoff=0):
+                async with attempt:
+                    count += 1
+                    raise DeadlockError("again")
+        return count
+
+    async with ScriptedEngine(Server(), retry_budget=RetryBudget(reserve=2, ratio=0.0)) as db:
+        async with db.transaction():
+            assert await tries() == 1
+        assert await tries() == 3
+        assert await tries() == 1

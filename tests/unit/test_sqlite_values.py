@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from aiodbkit.backends.sqlite import SQLiteConnection, SQLiteDriver
+from aiodbkit.backends.sqlite.driver import SQLiteConnection, SQLiteDriver
 from aiodbkit.backends.sqlite.values import to_sqlite
 from aiodbkit.errors import DataError, ProgrammingError
 from aiodbkit.sql import expand
@@ -24,7 +24,7 @@ ID = UUID("123e4567-e89b-12d3-a456-426614174000")
 
 @pytest.fixture
 async def conn() -> AsyncIterator[SQLiteConnection]:
-    driver = SQLiteDriver(":memory:", {})
+    driver = SQLiteDriver({"database": ":memory:"}, {})
     await driver.start()
     connection = await driver.connect()
     yield connection
@@ -274,7 +274,7 @@ async def test_sql_with_a_lone_surrogate_is_refused(conn: SQLiteConnection) -> N
 
 
 async def test_detect_types_off_leaves_values_as_they_lie_there() -> None:
-    driver = SQLiteDriver(":memory:", {"detect_types": 0})
+    driver = SQLiteDriver({"database": ":memory:"}, {"detect_types": 0})
     await driver.start()
     conn = await driver.connect()
     back, _, _ = await stored(conn, "boolean", value=True)

@@ -1,5 +1,5 @@
-"""MySQL and MariaDB, over aiomysql."""
+"""MySQL and MariaDB: over aiomysql or asyncmy."""
 
-from aiodbkit.backends.mysql.engine import MySQLConnection, MySQLDriver, MySQLEngine
+from aiodbkit.backends.mysql.engine import MySQLEngine
 
-__all__ = ["MySQLConnection", "MySQLDriver", "MySQLEngine"]
+__all__ = ["MySQLEngine"]

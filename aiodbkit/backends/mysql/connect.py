@@ -8,36 +8,26 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, timedelta, timezone
 from typing import Any
 
-import aiomysql
-from pymysql.constants import CLIENT
-
-from aiodbkit.backends.mysql.cursors import QuietCursor
 from aiodbkit.backends.mysql.errors import cannot_connect
+from aiodbkit.backends.mysql.link import Answer, Link, PlaintextError
 from aiodbkit.backends.mysql.literals import Literals
+from aiodbkit.backends.mysql.protocol import MULTI_STATEMENTS_OFF, Client
 from aiodbkit.backends.mysql.stop import Victim
 from aiodbkit.backends.mysql.values import make_decoders
 from aiodbkit.backends.mysql.wire import Session
 from aiodbkit.errors import ConfigurationError, Error
 from aiodbkit.wire import tune_socket
 
-__all__ = [
-    "MULTI_STATEMENTS_OFF",
-    "MULTI_STATEMENTS_ON",
-    "OPTION_TYPES",
-    "Opener",
-    "SideConnection",
-    "reset_session",
-    "set_option",
-]
+__all__ = ["OPTION_TYPES", "Opener", "SideConnection"]
 
 # What the driver takes besides the target, with the type that a URL's text is converted to.
 OPTION_TYPES: Mapping[str, type] = {
-    "auth_plugin": str,
     "charset": str,
     "client_flag": int,
     "conv": object,
     "init_command": str,
     "local_infile": bool,
+    "log_warnings": bool,
     "program_name": str,
     "read_default_file": str,
     "read_default_group": str,
@@ -49,7 +39,7 @@ OPTION_TYPES: Mapping[str, type] = {
     "unix_socket": str,
 }
 _PASSED_ON = (
-    *("auth_plugin", "local_infile", "program_name", "read_default_file", "read_default_group"),
+    *("local_infile", "program_name", "read_default_file", "read_default_group"),
     *("server_public_key", "unix_socket"),
 )
 
@@ -61,10 +51,6 @@ _WHO = (
     b"SELECT CONCAT_WS(':', @@hostname, @@port, @@server_id), CONNECTION_ID(), @@max_allowed_packet"
 )
 _OFFSET = re.compile(r"([+-])(\d{1,2}):(\d\d)")
-_COM_SET_OPTION = 0x1B
-_COM_RESET_CONNECTION = 0x1F
-MULTI_STATEMENTS_ON = b"\x00\x00"
-MULTI_STATEMENTS_OFF = b"\x01\x00"
 
 _VERIFY = {"true", "1", "yes", "on", "verify-full", "verify-identity"}
 _VERIFY_CA = {"verify-ca"}
@@ -72,48 +58,21 @@ _ENCRYPT = {"require", "required"}
 _NO_TLS = {"false", "0", "no", "off", "disable", "disabled"}
 
 
-class _Connection(aiomysql.Connection):  # type: ignore[misc]
-    """aiomysql's connection, without what cannot be switched off by its options."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        # With it a value that broke out of its literal could begin a statement of its own.
-        self.client_flag &= ~CLIENT.MULTI_STATEMENTS
-
-    def close(self) -> None:
-        """Drop the socket: under TLS a close would wait for the peer's answer."""
-        writer = self._writer
-        super().close()
-        if writer is not None:
-            writer.transport.abort()
-
-    async def _request_authentication(self) -> None:
-        # aiomysql goes on in plaintext. Asked here, before the password's hash is sent.
-        if self._ssl_context is not None and not self.server_capabilities & CLIENT.SSL:
-            raise _PlaintextError
-        await super()._request_authentication()
-
-
-class _PlaintextError(Exception):
-    def __str__(self) -> str:
-        return "ssl was asked for, but the server offers no TLS: nothing was sent in plaintext"
-
-
 class SideConnection:
     """A connection that only sends KILL."""
 
-    def __init__(self, raw: aiomysql.Connection, cursor: QuietCursor, victim: Victim) -> None:
+    def __init__(self, link: Link, answer: Answer, victim: Victim) -> None:
         self.victim = victim
-        self._raw = raw
-        self._cursor = cursor
+        self._link = link
+        self._answer = answer
 
     async def command(self, text: str) -> None:
         """Send one statement; errors are the driver's own."""
-        await self._cursor.execute(text.encode())
+        await self._answer.execute(text.encode())
 
     def abort(self) -> None:
         """Drop it."""
-        drop(self._raw)
+        self._link.abort()
 
 
 class Opener:
@@ -130,6 +89,7 @@ class Opener:
         target: Mapping[str, Any],
         options: Mapping[str, Any],
         factory: Callable[[], Awaitable[Any]] | None,
+        link: type[Link],
     ) -> None:
         if "hosts" in target:
             raise ConfigurationError("MySQL takes one host, not several: make an engine for each")
@@ -145,23 +105,25 @@ class Opener:
         self.set_up = self._set_up(options)
         self._decoders = {**make_decoders(self.zone), **(options.get("conv") or {})}
         self._factory = factory
+        self._link = link
         self._ssl = options.get("ssl")
         self._ssl_ca: str | None = options.get("ssl_ca")
         self._context: ssl.SSLContext | None = None
         _tls_mode(self._ssl, self._ssl_ca)
+        passed_on = (*_PASSED_ON, *link.own_options)
         self._arguments = {
             "host": target.get("host") or "localhost",
             "port": target.get("port") or 3306,
             "user": target.get("user"),
-            # aiomysql encodes it as latin-1: so it sends the UTF-8 that servers expect.
+            # Drivers encode it as latin-1: so it sends the UTF-8 that servers expect.
             "password": (target.get("password") or "").encode().decode("latin-1"),
             "db": self.database,
             "charset": "utf8mb4",
             "autocommit": None,  # set_up sets it
             # UPDATE counts the rows that it found, as on the other backends, not those it changed.
-            "client_flag": options.get("client_flag", 0) | CLIENT.FOUND_ROWS,
+            "client_flag": options.get("client_flag", 0) | int(Client.FOUND_ROWS),
             "conv": self._decoders,
-            **{name: options[name] for name in _PASSED_ON if options.get(name) is not None},
+            **{name: options[name] for name in passed_on if options.get(name) is not None},
         }
 
     def _set_up(self, options: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -182,77 +144,68 @@ class Opener:
             statements.append(options["init_command"])
         return tuple(statement.encode() for statement in statements)
 
-    async def open(self) -> tuple[aiomysql.Connection, QuietCursor, Session]:
+    async def open(self) -> tuple[Link, Answer, Session]:
         """Open and set up one connection.
 
         Raises:
             CannotConnectError: with the driver's error as the cause.
         """
-        raw = await self._open()
+        link = await self._open()
         try:
-            cursor = await self._prepare(raw)
+            answer = Answer(link)
             for statement in self.set_up:
-                await cursor.execute(statement)
-            return raw, cursor, await _who(cursor)
+                await answer.execute(statement)
+            return link, answer, await _who(answer)
         except Exception as error:
-            drop(raw)
+            link.abort()
             raise self._refused(error) from error
         except BaseException:
-            drop(raw)
+            link.abort()
             raise
 
     async def open_side(self) -> SideConnection:
         """Open a connection for KILL; errors are aiodbkit's or the driver's."""
-        raw = await self._open()
+        link = await self._open()
         try:
-            cursor = QuietCursor(raw)
-            return SideConnection(raw, cursor, (await _who(cursor)).victim)
+            answer = Answer(link)
+            return SideConnection(link, answer, (await _who(answer)).victim)
         except BaseException:
-            drop(raw)
+            link.abort()
             raise
 
-    async def _open(self) -> aiomysql.Connection:
-        if self._factory is not None:
-            return await self._from_factory(self._factory)
-        raw: Any = None
+    async def _open(self) -> Link:
         try:
-            raw = _Connection(**self._arguments, ssl=self._tls())
-            await raw._connect()
-            self._refuse_plaintext(raw)
-            # What was put right is needed for the handshake alone: users of `raw` get aiomysql's.
-            raw.__class__ = aiomysql.Connection
-            return raw
+            raw = await self._connected()
         except Exception as error:
-            drop(raw)
+            raise self._refused(error) from error
+        try:
+            link = self._link.of(raw)
+            self._refuse_plaintext(link)
+            tune_socket(link.transport.get_extra_info("socket"))
+            if await link.adopt(self._decoders):
+                await link.set_option(MULTI_STATEMENTS_OFF)
+            return link
+        except Exception as error:
+            self._link.drop(raw)
             raise self._refused(error) from error
         except BaseException:
-            drop(raw)
+            self._link.drop(raw)
             raise
 
-    def _refuse_plaintext(self, raw: Any) -> None:
-        if self._context is not None and raw._writer.get_extra_info("ssl_object") is None:
-            raise _PlaintextError
+    def _refuse_plaintext(self, link: Link) -> None:
+        if self._context is not None and self._factory is None and not link.is_encrypted:
+            raise PlaintextError
 
-    async def _from_factory(self, factory: Callable[[], Awaitable[Any]]) -> aiomysql.Connection:
-        try:
-            raw = await factory()
-        except Exception as error:
-            raise self._refused(error) from error
-        if not isinstance(raw, aiomysql.Connection):
+    async def _connected(self) -> Any:
+        if self._factory is None:
+            return await self._link.open(self._arguments, self._tls())
+        raw = await self._factory()
+        if not isinstance(raw, self._link.raw_class):
+            driver = self._link.driver
             raise ConfigurationError(
-                f"connection_factory must return an aiomysql.Connection, not {type(raw).__name__}"
+                f"connection_factory must return an {driver}.Connection, not {type(raw).__name__}"
             )
-        raw.decoders = self._decoders
         return raw
-
-    async def _prepare(self, raw: Any) -> QuietCursor:
-        """Put right what a connection of somebody else's making may have."""
-        tune_socket(raw._writer.get_extra_info("socket"))
-        if raw.charset != "utf8mb4":
-            await raw.set_charset("utf8mb4")
-        if raw.client_flag & CLIENT.MULTI_STATEMENTS:
-            await set_option(raw, MULTI_STATEMENTS_OFF)
-        return QuietCursor(raw)
 
     def _refused(self, error: Exception) -> Error:
         if isinstance(error, Error):
@@ -268,32 +221,10 @@ class Opener:
         return self._context
 
 
-async def _who(cursor: QuietCursor) -> Session:
-    await cursor.execute(_WHO)
-    ((server, number, max_packet),) = cursor.rows
+async def _who(answer: Answer) -> Session:
+    await answer.execute(_WHO)
+    ((server, number, max_packet),) = answer.rows
     return Session(Victim(str(server), int(number)), int(max_packet))
-
-
-async def set_option(raw: aiomysql.Connection, option: bytes) -> None:
-    """Have the server take several statements in one text, or no longer."""
-    await raw._execute_command(_COM_SET_OPTION, option)
-    await raw._read_packet()
-
-
-async def reset_session(raw: aiomysql.Connection) -> None:
-    """Undo all that was done in a session, but for the choice of a database."""
-    await raw._execute_command(_COM_RESET_CONNECTION, b"")
-    await raw._read_ok_packet()
-
-
-def drop(raw: aiomysql.Connection | None) -> None:
-    """Close a connection without waiting for anything."""
-    if raw is None:
-        return
-    writer = raw._writer
-    raw.close()
-    if writer is not None:
-        writer.transport.abort()
 
 
 def _where(target: Mapping[str, Any], options: Mapping[str, Any]) -> str:

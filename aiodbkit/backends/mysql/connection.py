@@ -12,20 +12,17 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
-import aiomysql
-
 from aiodbkit.backends.mysql import bulk
-from aiodbkit.backends.mysql.connect import (
-    MULTI_STATEMENTS_OFF,
-    MULTI_STATEMENTS_ON,
-    reset_session,
-    set_option,
-)
-from aiodbkit.backends.mysql.cursors import MySQLCursor, QuietCursor, fetched
+from aiodbkit.backends.mysql.cursors import MySQLCursor, fetched
+from aiodbkit.backends.mysql.files import local_file, opened
+from aiodbkit.backends.mysql.link import Answer, Link
+from aiodbkit.backends.mysql.protocol import MULTI_STATEMENTS_OFF, MULTI_STATEMENTS_ON
 from aiodbkit.backends.mysql.sql import Traits, plan, render, script
 from aiodbkit.backends.mysql.stop import GRACE, Watch
+from aiodbkit.backends.mysql.warnings import log_warnings, logger
 from aiodbkit.backends.mysql.wire import MySQLWire, Session
 from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
 from aiodbkit.errors import (
@@ -41,10 +38,11 @@ from aiodbkit.errors import (
 from aiodbkit.options import TransactionOptions
 
 if TYPE_CHECKING:
-    from aiodbkit.backends.mysql import MySQLDriver
+    from aiodbkit.backends.mysql.driver import MySQLDriver
 
 __all__ = ["MySQLConnection"]
 
+_SHOW_WARNINGS = b"SHOW WARNINGS"
 _ROWS = "aiodbkit_rows"  # the savepoint under many rows
 _CHANGES = frozenset(("CALL", "DELETE", "INSERT", "REPLACE", "UPDATE"))
 
@@ -56,12 +54,12 @@ class MySQLConnection(MySQLWire):
 
     def __init__(
         self,
-        raw: aiomysql.Connection,
-        cursor: QuietCursor,
+        link: Link,
+        answer: Answer,
         session: Session,
         driver: MySQLDriver,
     ) -> None:
-        super().__init__(raw, cursor, session, driver.stopper)
+        super().__init__(link, answer, session, driver.stopper)
         self._driver = driver
         self._touched = driver.reset == "always"
         self._moved = False  # another database may be the current one
@@ -74,8 +72,8 @@ class MySQLConnection(MySQLWire):
         """Whether `clean` has anything to do."""
         return self.suspect or self._touched or self.in_transaction or self.stream is not None
 
-    def expose(self) -> aiomysql.Connection:
-        """Return aiomysql's connection; its user may do anything to the session."""
+    def expose(self) -> Any:
+        """Return the driver's connection; its user may do anything to the session."""
         self._touch(moves=True, again=None)
         return self.raw
 
@@ -104,10 +102,10 @@ class MySQLConnection(MySQLWire):
         """Run one statement."""
         statement, traits = plan(sql, self.dialect)
         await self._run(traits, render(statement, params, self._driver.literals), timeout)
-        cursor = self.cursor
-        if cursor.description is not None and traits.keyword not in _CHANGES:
+        answer = self.answer
+        if answer.description is not None and traits.keyword not in _CHANGES:
             return ExecuteResult(0)
-        return ExecuteResult(cursor.rowcount, cursor.lastrowid or None)
+        return ExecuteResult(answer.rowcount, answer.lastrowid or None)
 
     async def fetch(
         self,
@@ -119,7 +117,7 @@ class MySQLConnection(MySQLWire):
         """Run one statement and return its rows: all of them, the server sends them anyway."""
         statement, traits = plan(sql, self.dialect)
         await self._run(traits, render(statement, params, self._driver.literals), timeout)
-        return fetched(self.cursor.description, self.cursor.rows)
+        return fetched(self.answer.description, self.answer.rows)
 
     async def execute_script(self, sql: str, timeout: float | None) -> None:
         """Run several statements, cut apart by the server, which knows best where."""
@@ -143,11 +141,11 @@ class MySQLConnection(MySQLWire):
         try:
             yield
         finally:
-            if not self.raw.closed:
+            if not self.link.is_closed:
                 await self._or_lose(self._set_option(MULTI_STATEMENTS_OFF))
 
     async def _set_option(self, option: bytes) -> None:
-        await self.call(set_option(self.raw, option), "the option of several statements")
+        await self.call(self.link.set_option(option), "the option of several statements")
 
     async def open_cursor(
         self, sql: str, params: Params, timeout: float | None, batch_size: int
@@ -174,9 +172,15 @@ class MySQLConnection(MySQLWire):
         """Run a statement within the deadline of a call that may have several."""
         self._refuse(traits, text, watch)
         sql = traits.sql
-        await self.send(self.cursor, text, sql, watch)
+        if self._driver.local_infile and (path := local_file(traits, text)) is not None:
+            with opened(path, sql) as file:
+                await self.load(text, path, file, sql, watch)
+        else:
+            await self.send(self.answer, text, sql, watch)
         if traits.has_results:
-            await self.call(self.cursor.drain(), sql, watch)
+            await self.call(self.answer.drain(), sql, watch)
+        if self.answer.warning_count and self._driver.log_warnings:
+            await self._log_warnings(traits, self.answer.warning_count)
         if self._began and not self.in_transaction:
             reason = InternalError(
                 f"{traits.keyword} ended the transaction at the server", query=sql
@@ -185,6 +189,17 @@ class MySQLConnection(MySQLWire):
         if watch is not None and watch.expired and (traits.is_read or traits.is_script):
             # MySQL's SLEEP() ends without an error. But a write that came through has taken effect.
             raise self.too_late(sql, watch)
+
+    async def _log_warnings(self, traits: Traits, count: int) -> None:
+        """Ask what the server warned of. The statement has taken effect, whatever becomes of it."""
+        if traits.keyword == "SHOW" or not logger.isEnabledFor(WARNING):
+            return
+        answer = Answer(self.link)  # that of the statement is its caller's
+        try:
+            await self.send(answer, _SHOW_WARNINGS, "SHOW WARNINGS")
+        except Error:
+            return  # a lost connection is told to the next statement, a deadline to this one
+        log_warnings(traits.sql, count, answer.rows, with_values=self._driver.log_params)
 
     def _refuse(self, traits: Traits, text: bytes, watch: Watch | None) -> None:
         """Raise for what must not be sent; take note of what the statement may leave behind."""
@@ -264,7 +279,7 @@ class MySQLConnection(MySQLWire):
 
     async def _changed(self, traits: Traits, text: bytes, watch: Watch | None) -> int:
         await self._one(traits, text, watch)
-        return int(self.cursor.rowcount)
+        return int(self.answer.rowcount)
 
     async def _next(
         self, texts: AsyncIterator[bytes], traits: Traits, watch: Watch | None
@@ -370,7 +385,7 @@ class MySQLConnection(MySQLWire):
         """One round trip."""
         if self.is_dead:
             raise self.died("ping")
-        await self.call(self.raw.ping(reconnect=False), "ping")
+        await self.call(self.link.ping(), "ping")
 
     async def recover(self) -> None:
         """Make sure of being in step: an interrupted statement has closed the connection."""
@@ -391,14 +406,14 @@ class MySQLConnection(MySQLWire):
     async def _reset(self) -> None:
         if not self._can_reset or (self._moved and self._driver.database is None):
             raise InterfaceError("the session cannot be made what it was: it has to be replaced")
-        await self.call(reset_session(self.raw), "reset")
-        if self._moved:
-            await self.call(self.raw.select_db(self._driver.database), "reset")
+        await self.call(self.link.reset_session(), "reset")
+        if self._moved and self._driver.database is not None:
+            await self.call(self.link.select_database(self._driver.database), "reset")
         async with self._multi_statements("reset"):
             for text in self._set_up:
-                await self.send(self.cursor, text, "reset")
-                await self.call(self.cursor.drain(), "reset")
-        if self.raw.closed:
+                await self.send(self.answer, text, "reset")
+                await self.call(self.answer.drain(), "reset")
+        if self.link.is_closed:
             raise ConnectionLostError("the connection was lost while its session was reset")
         self._moved = False
         self._touched = self._driver.reset == "always"
@@ -407,13 +422,13 @@ class MySQLConnection(MySQLWire):
         """Say goodbye to the server; cancelled, just drop the connection."""
         try:
             if not self.is_dead and self.stream is None:
-                await self.raw.ensure_closed()
+                await self.link.close()
         except Exception:  # noqa: BLE001, S110 - it is gone all the same
             pass
         finally:
             self.abort()
         with contextlib.suppress(Exception):
-            await self._writer.wait_closed()
+            await self.link.said_goodbye()
 
 
 def _ends_transaction(traits: Traits) -> Error:

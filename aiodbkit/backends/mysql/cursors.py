@@ -1,4 +1,4 @@
-"""Cursors: aiomysql's, quietened, and the one that streams."""
+"""The rows of an answer, and the cursor that streams."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import aiomysql
-from pymysql.constants import SERVER_STATUS
-
+from aiodbkit.backends.mysql.protocol import Status
 from aiodbkit.backends.mysql.values import booleans
 from aiodbkit.driver import DriverCursor, Fetched
 from aiodbkit.errors import Error
@@ -16,7 +14,7 @@ from aiodbkit.errors import Error
 if TYPE_CHECKING:
     from aiodbkit.backends.mysql.wire import MySQLWire
 
-__all__ = ["MySQLCursor", "QuietCursor", "fetched"]
+__all__ = ["MySQLCursor", "fetched"]
 
 T = TypeVar("T")
 
@@ -26,35 +24,6 @@ _DRAIN = 0.1
 _EOF = 0xFE
 _ERROR = 0xFF
 _FULL_PACKET = 0xFFFFFF
-_CHUNK = 1 << 18
-
-
-class QuietCursor(aiomysql.Cursor):  # type: ignore[misc]
-    """Asks for no warnings: aiomysql spends a round trip on them, and may raise them."""
-
-    _rows: Sequence[Sequence[Any]] | None
-    _description: Sequence[Sequence[Any]] | None
-
-    async def _show_warnings(self, conn: Any) -> None:
-        pass
-
-    @property
-    def rows(self) -> Sequence[Sequence[Any]]:
-        """The rows of the result."""
-        return self._rows or ()
-
-    async def drain(self) -> None:
-        """Read the results to the last one; keep the first that has rows."""
-        description, rows = self._description, self._rows
-        while await self.nextset():
-            if description is None:
-                description, rows = self._description, self._rows
-        self._description, self._rows = description, rows
-
-
-class _UnbufferedCursor(aiomysql.SSCursor):  # type: ignore[misc]
-    async def _show_warnings(self, conn: Any) -> None:
-        pass
 
 
 def fetched(description: Sequence[Sequence[Any]] | None, rows: Sequence[Sequence[Any]]) -> Fetched:
@@ -65,12 +34,13 @@ def fetched(description: Sequence[Sequence[Any]] | None, rows: Sequence[Sequence
 
 
 class _Tail:
-    """Finds the end of a result without decoding its rows, much faster than aiomysql does.
+    """Finds the end of a result without decoding its rows, much faster than drivers do.
 
     A statement that is stopped may have filled the sockets' buffers with a million small rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, short_end: int = 9) -> None:
+        self._short_end = short_end  # see `Link`
         self._data = b""
         self._next = 0  # where the next packet begins, which may be beyond the data
         self._continues = False
@@ -81,7 +51,7 @@ class _Tail:
         at, size = self._next, len(data)
         while at + 5 <= size:
             length = int.from_bytes(data[at : at + 3], "little")
-            if not self._continues and _ends(data[at + 4], length):
+            if not self._continues and self._ends(data[at + 4], length):
                 if at + 4 + length > size:
                     break
                 return data[at + 4 : at + 4 + length]
@@ -91,16 +61,15 @@ class _Tail:
         self._data, self._next = data[kept:], at - kept
         return None
 
-
-def _ends(first: int, length: int) -> bool:
-    return first == _ERROR or (first == _EOF and length < 9)
+    def _ends(self, first: int, length: int) -> bool:
+        return first == _ERROR or (first == _EOF and length < self._short_end)
 
 
 class MySQLCursor(DriverCursor):
     """Rows read from the socket as they are asked for; the connection takes nothing else.
 
-    aiomysql's own cursor is not used as a context manager: when a read was cancelled, its exit
-    raises AttributeError in place of CancelledError.
+    The drivers' own cursors are not used: when a read was cancelled, their exit raises another
+    error in place of CancelledError.
     """
 
     def __init__(
@@ -110,33 +79,45 @@ class MySQLCursor(DriverCursor):
         self._sql = sql
         self._timeout = timeout
         self._batch_size = batch_size
-        self._cursor = _UnbufferedCursor(connection.raw)
+        self._link = connection.link
+        self._result: Any = None
 
     async def open(self, text: bytes) -> None:
         """Send the statement."""
         if self._connection.is_dead:
             raise self._connection.died(self._sql)
         self._connection.stream = self
-        await self._bounded(self._cursor.execute(text))
+        await self._bounded(self._execute(text))
+
+    async def _execute(self, text: bytes) -> None:
+        await self._link.raw.query(text, unbuffered=True)
+        self._result = self._link.raw._result
 
     async def fetch(self) -> Fetched:
         """Return the next batch; no rows when there are no more."""
-        description, rows = self._cursor.description, ()
+        description: Sequence[Sequence[Any]] | None = self._result.description
+        rows: Sequence[Sequence[Any]] = ()
         if self._is_open:
             if description is not None:
-                rows = await self._bounded(self._cursor.fetchmany(self._batch_size))
+                rows = await self._bounded(self._link.read_rows(self._result, self._batch_size))
             if len(rows) < self._batch_size:
-                # Reads the results after this one, of which only errors matter.
-                await self._bounded(self._cursor.close())
+                await self._bounded(self._read_other_results())
                 self._detach()
         return fetched(description, rows)
+
+    async def _read_other_results(self) -> None:
+        """Only errors matter of them."""
+        raw = self._link.raw
+        await self._result._finish_unbuffered_query()
+        while raw._result.has_next:
+            await raw.next_result()
 
     async def close(self) -> None:
         """Read the rest for a moment, else stop the statement; its transaction lives on."""
         connection = self._connection
         if not self._is_open:
             return
-        if connection.raw.closed:
+        if self._link.is_closed:
             self._detach()
             return
         watch = connection.watch(_DRAIN)
@@ -151,13 +132,14 @@ class MySQLCursor(DriverCursor):
         await connection.end_watch(watch)
 
     async def _skip_rows(self) -> None:
-        connection, result = self._connection, self._cursor._result
+        connection, result = self._connection, self._result
         if result is None or not result.unbuffered_active:
-            await self._cursor.close()
+            if result is not None:
+                await self._read_other_results()
             return
-        tail, last = _Tail(), None
+        tail, last = _Tail(self._link.short_end), None
         while last is None:
-            data = await connection.raw._reader.read(_CHUNK)
+            data = await self._link.read_some()
             if not data:
                 raise EOFError("the server closed the connection in the middle of a result")
             last = tail.feed(data)
@@ -166,7 +148,7 @@ class MySQLCursor(DriverCursor):
         if last[0] == _ERROR:
             if connection.in_transaction:
                 await connection.ask_status()
-        elif last[3] & SERVER_STATUS.SERVER_MORE_RESULTS_EXISTS:
+        elif last[3] & Status.MORE_RESULTS:
             connection.abandon()
 
     @property

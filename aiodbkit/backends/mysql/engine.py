@@ -1,82 +1,26 @@
-"""MySQL and MariaDB over aiomysql.
-
-What aiomysql leaves to its callers, and where it is done:
-
-- a cancelled statement runs on at the server, a late one cannot be stopped: `wire`
-- values are interpolated in ways that depend on the SQL mode: `literals`
-- TLS that a server does not have is silently left out, several statements are taken where one is
-  meant: `connect`
-- ``executemany`` leaves the rows of the batches that were sent: `MySQLConnection.execute_many`
-- statements that commit an open transaction are refused in it, before they are sent
-"""
+"""MySQL and MariaDB: what an engine of them can do beyond what every engine can."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
-from aiodbkit.backends.mysql.connect import OPTION_TYPES, Opener
-from aiodbkit.backends.mysql.connection import MySQLConnection
-from aiodbkit.backends.mysql.stop import Stopper
-from aiodbkit.driver import Capabilities, Driver
-from aiodbkit.engine import Engine
-from aiodbkit.errors import ProgrammingError
-from aiodbkit.options import Isolation
-from aiodbkit.sql import Dialect, compile_sql
+from aiodbkit.backends.mysql.locks import AdvisoryLockBlock
+from aiodbkit.core_statements import SQL, bound
+from aiodbkit.driver import Driver, Params
+from aiodbkit.engine import DriverSource, Engine
 
-__all__ = ["MySQLConnection", "MySQLDriver", "MySQLEngine"]
+__all__ = ["MySQLEngine"]
 
-
-class MySQLDriver(Driver):
-    """Opens connections, and stops statements through connections of its own."""
-
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        isolation_levels=frozenset(get_args(Isolation)),
-        cursor_is_exclusive=True,
-        returning=False,  # MariaDB has it for INSERT and DELETE, MySQL has not
-        deferred_constraints=False,
-    )
-
-    def __init__(
-        self,
-        target: Mapping[str, Any],
-        options: Mapping[str, Any],
-        *,
-        connection_factory: Any = None,
-        reset: str = "auto",
-    ) -> None:
-        self.reset = reset
-        self._opener = Opener(target, options, connection_factory)
-        self.literals = self._opener.literals
-        self.set_up = self._opener.set_up
-        self.database = self._opener.database
-        self.stopper = Stopper(self._opener.open_side)
-
-    def __repr__(self) -> str:
-        return f"<MySQLDriver of {self._opener.where}>"
-
-    async def connect(self) -> MySQLConnection:
-        """Open one connection and set it up."""
-        return MySQLConnection(*await self._opener.open(), self)
-
-    async def stop(self) -> None:
-        """Let the KILLs that were ordered be sent."""
-        await self.stopper.close()
-
-    def quote(self, identifier: str) -> str:
-        """Return one identifier in backticks."""
-        if "\0" in identifier:
-            raise ProgrammingError("a name cannot have a NUL character")
-        return "`" + identifier.replace("`", "``") + "`"
-
-    def only_reads(self, sql: str) -> bool:
-        # How a session reads backslashes is not asked: it must read in either way.
-        dialects = (Dialect.MYSQL, Dialect.MYSQL_NO_BACKSLASH)
-        return all(compile_sql(sql, dialect).is_read for dialect in dialects)
+# What asks for a plan, and what runs the statement too.
+_EXPLAIN = {
+    "mariadb": ("EXPLAIN FORMAT=JSON", "ANALYZE FORMAT=JSON"),
+    "mysql": ("EXPLAIN FORMAT=TREE", "EXPLAIN ANALYZE"),
+}
 
 
 class MySQLEngine(Engine):
-    """MySQL or MariaDB.
+    """MySQL or MariaDB, over aiomysql or asyncmy.
 
     Options besides those of every engine and its pool:
 
@@ -88,21 +32,73 @@ class MySQLEngine(Engine):
       still keep their instant; with a name or None (the server's) they are refused.
     - ``sql_mode``: as it stands; by default the server's, made strict if it is not.
     - ``init_command``: SQL to begin each session with, also after it was reset.
-    - ``unix_socket``, ``local_infile`` (off), ``auth_plugin``, ``program_name``, ``client_flag``,
-      ``conv``, ``read_default_file``, ``read_default_group``, ``server_public_key``: aiomysql's.
+    - ``log_warnings``: what the server warns of after a statement is logged (``aiodbkit.mysql``),
+      by default; it costs a round trip where there is a warning, and nothing where there is none.
+    - ``local_infile``: whether ``LOAD DATA LOCAL`` works (off): the server gets the file that the
+      statement names, and no other.
+    - ``unix_socket``, ``program_name``, ``client_flag``, ``conv``, ``read_default_file``,
+      ``read_default_group``, ``server_public_key``, and with aiomysql ``auth_plugin``: the
+      driver's.
     """
 
-    schemes: ClassVar[tuple[str, ...]] = ("mysql", "mariadb", "mysql+aiomysql")
-
-    @classmethod
-    def driver_options(cls) -> Mapping[str, type]:
-        """The options that the driver takes."""
-        return OPTION_TYPES
+    schemes: ClassVar[tuple[str, ...]] = (
+        *("mysql", "mariadb", "mysql+aiomysql", "mysql+asyncmy"),
+        *("mariadb+aiomysql", "mariadb+asyncmy"),
+    )
+    drivers: ClassVar[Mapping[str, DriverSource | type[Driver]]] = {
+        "aiomysql": DriverSource(
+            "aiodbkit.backends.mysql.by_aiomysql:AiomysqlDriver", "aiomysql", "aiodbkit[mysql]"
+        ),
+        "asyncmy": DriverSource(
+            "aiodbkit.backends.mysql.by_asyncmy:AsyncmyDriver", "asyncmy", "aiodbkit[asyncmy]"
+        ),
+    }
 
     def _create_driver(self, target: Mapping[str, Any], options: Mapping[str, Any]) -> Driver:
-        return MySQLDriver(
-            target,
-            options,
-            connection_factory=self.options.connection_factory,
-            reset=self.pool_options.reset,
-        )
+        driver: Any = super()._create_driver(target, options)
+        driver.log_params = self.options.log_params
+        return driver  # type: ignore[no-any-return]
+
+    def advisory_lock(self, name: str, *, timeout: float | None = None) -> AdvisoryLockBlock:
+        """Hold a lock on a name for a block: one session at a time, on the whole server.
+
+        By ``GET_LOCK``, so that other programs can take part. The block is a `connection` block
+        too. The lock ends with the block, not with a transaction: open the transaction inside.
+        Taken again by the same task, on the same connection, it counts. Decorates async functions.
+
+        Args:
+            name: any text, which the server compares without regard to case; for one of more than
+                64 characters or 192 bytes its SHA-256 stands.
+            timeout: seconds to wait for the lock, which MySQL rounds to whole ones; 0 does not
+                wait, None waits for ever. The engine's ``command_timeout`` has no say in it.
+
+        Raises:
+            LockTimeoutError: another session held it for ``timeout`` seconds.
+            ConnectionLostError: at the end of the block: the lock was lost on the way.
+        """
+        return AdvisoryLockBlock(self, name, timeout=timeout)
+
+    async def explain(
+        self,
+        sql: SQL,
+        params: Params = None,
+        *,
+        analyze: bool = False,
+        timeout: float | None = None,
+    ) -> str:
+        """Return the plan of a statement: MySQL's tree, MariaDB's JSON.
+
+        ``analyze=True`` runs the statement, in a transaction (or a savepoint) that is rolled back,
+        and tells what each step took.
+        """
+        text, params, timeout = await bound(self, sql, params, timeout)
+        if not analyze:
+            return await self._plan(0, text, params, timeout)
+        async with self.transaction(force_rollback=True):
+            return await self._plan(1, text, params, timeout)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _plan(self, how: int, sql: str, params: Params, timeout: float | None) -> str:
+        version = str(await self.fetch_val("select version()", timeout=timeout))
+        words = _EXPLAIN["mariadb" if "mariadb" in version.lower() else "mysql"][how]
+        return str(await self.fetch_val(f"{words} {sql}", params, timeout=timeout))

@@ -7,8 +7,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
-import pymysql
-
 from aiodbkit.errors import (
     CannotConnectError,
     CheckViolationError,
@@ -32,7 +30,7 @@ from aiodbkit.errors import (
     UniqueViolationError,
 )
 
-__all__ = ["cannot_connect", "is_statement_error", "translate"]
+__all__ = ["cannot_connect", "is_driver_error", "is_statement_error", "masked", "translate"]
 
 _BY_NUMBER: dict[int, type[Error]] = {
     number: kind
@@ -52,7 +50,7 @@ _BY_NUMBER: dict[int, type[Error]] = {
         # Not the SQL's fault although the SQLSTATE is 42000.
         OperationalError: (1044, 1045, 1142, 1143, 1226, 1227, 1370, 1461),
         TooManyConnectionsError: (1040, 1203),
-        DeadlockError: (1213,),
+        DeadlockError: (1213, 3058),  # 3058: of GET_LOCK
         # 1020: the row has changed since the snapshot; 3101: a group refused the transaction.
         SerializationError: (1020, 3101),
         LockTimeoutError: (1205, 3572),
@@ -75,14 +73,14 @@ _BY_STATE: dict[str, type[Error]] = {
     "40": SerializationError,
     "42": ProgrammingError,
 }
-_BY_CLASS: tuple[tuple[type[BaseException], type[Error]], ...] = (
-    (pymysql.err.IntegrityError, IntegrityError),
-    (pymysql.err.DataError, DataError),
-    (pymysql.err.NotSupportedError, NotSupportedError),
-    (pymysql.err.ProgrammingError, ProgrammingError),
-    (pymysql.err.InternalError, InternalError),
-    (pymysql.err.OperationalError, OperationalError),
-)
+# By the names of the driver's classes, which are alike in PyMySQL, aiomysql and asyncmy.
+_BY_CLASS: dict[str, type[Error]] = {
+    kind.__name__: kind
+    for kind in (
+        *(IntegrityError, DataError, NotSupportedError, ProgrammingError),
+        *(InternalError, OperationalError),
+    )
+}
 
 _STATEMENT_ERRORS = (IntegrityError, DataError, NotSupportedError, ProgrammingError)
 
@@ -130,16 +128,23 @@ def is_statement_error(error: Error) -> bool:
     return isinstance(error, _STATEMENT_ERRORS)
 
 
-def translate(error: pymysql.MySQLError, sql: str | None) -> Error:
+def is_driver_error(error: BaseException) -> bool:
+    """Whether a driver raised it on purpose: not a bug of its, nor of the event loop's."""
+    return "MySQLError" in _class_names(error)
+
+
+def _class_names(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
+
+
+def translate(error: Exception, sql: str | None) -> Error:
     """Return aiodbkit's error for one of the driver."""
     code, text = _code_and_text(error)
     if code is None or code == 0:
         return _without_number(error, text, sql)
     state: str | None = getattr(error, "sqlstate", None)
     kind = _kind(code, state, error)
-    if code in _VALUES:
-        pattern, instead = _VALUES[code]
-        text = pattern.sub(instead, text)
+    text = masked(code, text)
     made = kind(
         f"{text} (error {code})", code=code, sqlstate=state, query=sql, **_named(code, text)
     )
@@ -148,20 +153,27 @@ def translate(error: pymysql.MySQLError, sql: str | None) -> Error:
     return made
 
 
+def masked(code: int, text: str) -> str:
+    """Return the text of an error or a warning without the values that it is known to repeat."""
+    if code not in _VALUES:
+        return text
+    pattern, instead = _VALUES[code]
+    return pattern.sub(instead, text)
+
+
 def _kind(code: int, state: str | None, error: BaseException) -> type[Error]:
     kind = _BY_NUMBER.get(code)
     if kind is None and state is not None:
         kind = _BY_STATE.get(state[:2])
     if kind is None:
-        kind = next(
-            (ours for theirs, ours in _BY_CLASS if isinstance(error, theirs)), DatabaseError
-        )
+        names = _class_names(error)
+        kind = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), DatabaseError)
     return kind
 
 
 def _without_number(error: BaseException, text: str, sql: str | None) -> Error:
-    if isinstance(error, pymysql.err.InterfaceError):
-        # aiomysql looks before it writes: nothing was sent.
+    if "InterfaceError" in _class_names(error):
+        # Drivers look before they write: nothing was sent.
         return ConnectionLostError(
             f"the connection is closed, nothing was sent: {text}", query=sql, is_transient=True
         )

@@ -2,9 +2,11 @@
 
 aiomysql sends text only, and what its escaping makes of a value depends on the SQL mode and on
 the character set that the client believes in: there are ways out of the quotes. The literals here
-mean the same under every mode and every character set, because whatever could be read in two
-ways is written in hexadecimal digits. Only known types are taken; a type that is not known is
-refused rather than written as its ``str()``.
+mean the same under every mode, and end where they should under every character set: a quote is
+doubled, which no mode reads in another way and which no character set has inside of a character;
+a backslash, of which neither can be said, makes it hexadecimal digits. Those have the character
+set's own collation and not the session's, so they are left to the texts that need them. Only known
+types are taken; a type that is not known is refused rather than written as its ``str()``.
 """
 
 from __future__ import annotations
@@ -74,15 +76,15 @@ class Literals:
 
 
 def _text(text: str) -> str:
-    if "'" not in text and "\\" not in text and "\0" not in text and text.isascii():
-        return f"'{text}'"
+    if "\\" not in text and "\0" not in text and text.isascii():
+        return "'" + text.replace("'", "''") + "'"
     try:
         raw = text.encode()
     except UnicodeEncodeError:
         raise UnfitValueError("the text has a lone surrogate, which is no character") from None
-    if b"'" in raw or b"\\" in raw or b"\0" in raw:
+    if b"\\" in raw or b"\0" in raw:
         return f"_utf8mb4 X'{raw.hex()}'"
-    return f"'{text}'"
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _bytes(value: bytes | bytearray | memoryview) -> str:

@@ -14,9 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import pymysql
-
-from aiodbkit.backends.mysql.errors import translate
+from aiodbkit.backends.mysql.errors import is_driver_error, translate
 from aiodbkit.errors import ConnectionLostError, Error
 
 __all__ = ["GRACE", "Side", "Stopper", "Victim", "Watch"]
@@ -110,7 +108,10 @@ class Stopper:
                 while self._orders:
                     limit.reschedule(_loop().time() + _STOP_TIMEOUT)
                     await _send(side, self._orders.popleft())
-        except (Error, pymysql.MySQLError, OSError) as error:  # TimeoutError is an OSError
+        except Exception as error:
+            # TimeoutError is an OSError.
+            if not isinstance(error, Error | OSError) and not is_driver_error(error):
+                raise
             logger.warning("a statement could not be stopped at the server: %r", error)
         finally:
             if side is not None:
@@ -132,8 +133,8 @@ async def _send(side: Side, order: _Order) -> None:
         return
     try:
         await side.command(f"{order.what} {number}")
-    except pymysql.MySQLError as error:
-        if isinstance(translate(error, None), ConnectionLostError):
+    except Exception as error:
+        if not is_driver_error(error) or isinstance(translate(error, None), ConnectionLostError):
             order.settle(known=False)
             raise
         # The session has ended by itself, or may not be killed by this user.

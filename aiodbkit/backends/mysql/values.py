@@ -1,4 +1,4 @@
-"""Values as MySQL sends them, made into Python's: the decoders of an aiomysql connection.
+"""Values as MySQL sends them, made into Python's: the decoders of a connection.
 
 - BOOLEAN is TINYINT(1): 0 and 1 come back as bool, other numbers as int (see `booleans`).
 - TIMESTAMP is an instant: aware, in UTC, when the session's time zone is a fixed offset; naive
@@ -14,26 +14,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
-from pymysql.constants import FIELD_TYPE
-from pymysql.converters import decoders
+from aiodbkit.backends.mysql.protocol import Type
 
 __all__ = ["booleans", "make_decoders"]
 
 _BOOL = {0: False, 1: True}
+_INTEGERS = (Type.TINY, Type.SHORT, Type.LONG, Type.LONGLONG, Type.INT24, Type.YEAR)
 
 
 def make_decoders(zone: timezone | None) -> dict[int, Callable[[Any], Any]]:
-    """Return what aiomysql takes as ``conv``, for a session in this time zone."""
+    """Return what drivers take as ``conv``, for a session in this time zone."""
     return {
-        **decoders,
-        FIELD_TYPE.DATE: _date,
-        FIELD_TYPE.DATETIME: _datetime,
-        FIELD_TYPE.TIMESTAMP: _datetime if zone is None else _timestamp(zone),
-        FIELD_TYPE.TIME: _time,
-        FIELD_TYPE.BIT: _bit,
-        FIELD_TYPE.JSON: json.loads,
+        **dict.fromkeys(_INTEGERS, int),
+        **dict.fromkeys((Type.FLOAT, Type.DOUBLE), float),
+        **dict.fromkeys((Type.DECIMAL, Type.NEWDECIMAL), Decimal),
+        Type.DATE: _date,
+        Type.DATETIME: _datetime,
+        Type.TIMESTAMP: _datetime if zone is None else _timestamp(zone),
+        Type.TIME: _time,
+        Type.BIT: _bit,
+        Type.JSON: json.loads,
     }
 
 
@@ -47,7 +50,7 @@ def booleans(
     places = [
         place
         for place, column in enumerate(description)
-        if column[1] == FIELD_TYPE.TINY and column[3] == 1
+        if column[1] == Type.TINY and column[3] == 1
     ]
     if not places:
         return rows

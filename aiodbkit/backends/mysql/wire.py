@@ -1,31 +1,28 @@
-"""The way to the server: sending, failing, being stopped. aiomysql's hazards end here.
+"""The way to the server: sending, failing, being stopped. The drivers' hazards end here.
 
 After every call a connection is in step with the server, or it is closed:
 
-- An interrupted await closes aiomysql's connection, while the statement runs on at the server and
+- An interrupted await closes the driver's connection, while the statement runs on at the server and
   commits. The session is killed through a second connection, and the socket dropped at
   once: closing it would wait for a peer that may not read any more.
 - A deadline does not interrupt the await, as that would close the connection too: the statement is
   stopped at the server (`Watch`), and its session and transaction live on.
-- After any exception that is not one of the server's, aiomysql may read the answers of one
+- After any exception that is not one of the server's, a driver may read the answers of one
   statement as those of the next: the connection is dropped.
-- aiomysql's flag for an open transaction is that of the last OK packet. Results and errors bring
-  none: after an error that may have ended the transaction the server is asked.
+- The driver's flag for an open transaction is that of the last OK packet. Errors bring none, nor
+  do results to aiomysql: after an error that may have ended the transaction the server is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from io import FileIO
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import aiomysql
-import pymysql
-from pymysql.constants import SERVER_STATUS
-
-from aiodbkit.backends.mysql.cursors import QuietCursor
-from aiodbkit.backends.mysql.errors import is_statement_error, translate
+from aiodbkit.backends.mysql.errors import is_driver_error, is_statement_error, translate
+from aiodbkit.backends.mysql.link import Answer, Link
+from aiodbkit.backends.mysql.protocol import Status
 from aiodbkit.backends.mysql.stop import GRACE, Stopper, Victim, Watch
 from aiodbkit.driver import DriverConnection
 from aiodbkit.errors import ConnectionLostError, DataError, Error, InternalError, QueryTimeoutError
@@ -39,9 +36,10 @@ __all__ = ["MySQLWire", "Session"]
 
 T = TypeVar("T")
 
-_IN_TRANSACTION = SERVER_STATUS.SERVER_STATUS_IN_TRANS
-_AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
-_NO_BACKSLASH = SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+# Plain numbers: they are used before and after each statement.
+_IN_TRANSACTION = int(Status.IN_TRANSACTION)
+_AUTOCOMMIT = int(Status.AUTOCOMMIT)
+_NO_BACKSLASH = int(Status.NO_BACKSLASH_ESCAPES)
 _TOO_BIG = 1153  # the server closes the connection after it
 _INTERRUPTED = 1317
 
@@ -54,36 +52,29 @@ class Session(NamedTuple):
 
 
 class MySQLWire(DriverConnection):
-    """A connection of aiomysql that is usable or closed, and nothing in between."""
+    """A connection that is usable or closed, and nothing in between."""
 
     __slots__ = (
         "_began",
         "_busy",
         "_idle",
-        "_reader",
         "_stopper",
-        "_transport",
-        "_writer",
-        "cursor",
+        "answer",
+        "link",
         "session",
         "stream",
     )
 
-    def __init__(
-        self, raw: aiomysql.Connection, cursor: QuietCursor, session: Session, stopper: Stopper
-    ) -> None:
-        super().__init__(raw)
-        self.cursor = cursor
+    def __init__(self, link: Link, answer: Answer, session: Session, stopper: Stopper) -> None:
+        super().__init__(link.raw)
+        self.link = link
+        self.answer = answer
         self.session = session
         self.stream: MySQLCursor | None = None  # whose rows are still on the way
         self._stopper = stopper
         self._began = False  # a transaction by begin(), not by SQL
         self._busy = False  # the server is working for it
-        # aiomysql forgets these when it closes, which is when they are needed.
-        self._reader: Any = raw._reader
-        self._writer: Any = raw._writer
-        self._transport: asyncio.Transport = self._writer.transport
-        self._idle = IdleSocket(self._transport.get_extra_info("socket").fileno())
+        self._idle = IdleSocket(link.transport.get_extra_info("socket").fileno())
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "open"
@@ -94,23 +85,18 @@ class MySQLWire(DriverConnection):
     @property
     def is_closed(self) -> bool:
         """Whether driver or socket know that the connection is dead."""
-        return self.is_dead or self._idle.is_dead()
+        return self.link.is_dead or self._idle.is_dead()
 
     @property
     def is_dead(self) -> bool:
         """Whether the event loop knows it: cheaper, but blind to what it has not read yet."""
-        return bool(
-            self.raw.closed
-            or self._reader.eof_received
-            or self._reader.exception() is not None
-            or self._transport.is_closing()
-        )
+        return self.link.is_dead
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open; always so in a session that does not autocommit."""
         status = self.raw.server_status & (_IN_TRANSACTION | _AUTOCOMMIT)
-        return bool(status != _AUTOCOMMIT) and not self.raw.closed
+        return bool(status != _AUTOCOMMIT) and not self.link.is_closed
 
     @property
     def dialect(self) -> Dialect:
@@ -121,15 +107,13 @@ class MySQLWire(DriverConnection):
 
     # Sending
 
-    async def send(
-        self, cursor: aiomysql.Cursor, text: bytes, sql: str, watch: Watch | None = None
-    ) -> None:
-        """Send one statement and read its answer into the cursor."""
-        if self.is_dead:
+    async def send(self, answer: Answer, text: bytes, sql: str, watch: Watch | None = None) -> None:
+        """Send one statement and read its answer."""
+        if self.link.is_dead:
             raise self.died(sql)
         self._busy = True
         try:
-            await cursor.execute(text)
+            await answer.execute(text)
         except Exception as error:
             raise await self.failed(error, sql, watch) from error
         except BaseException:
@@ -137,6 +121,14 @@ class MySQLWire(DriverConnection):
             raise
         finally:
             self._busy = False
+
+    async def load(
+        self, text: bytes, path: bytes, file: FileIO, sql: str, watch: Watch | None
+    ) -> None:
+        """Send one LOAD DATA LOCAL and its file."""
+        if self.link.is_dead:
+            raise self.died(sql)
+        await self.call(self.answer.load(text, path, file), sql, watch)
 
     async def call(self, work: Awaitable[T], sql: str, watch: Watch | None = None) -> T:
         """Await another call of the driver, under the same rules."""
@@ -153,18 +145,20 @@ class MySQLWire(DriverConnection):
 
     async def command(self, sql: str) -> None:
         """Send a statement without values and without rows."""
-        await self.send(self.cursor, sql.encode(), sql)
+        await self.send(self.answer, sql.encode(), sql)
 
     # Failing
 
     async def failed(self, error: Exception, sql: str, watch: Watch | None) -> Error:
         """Return the error to raise, the connection being in step or closed."""
-        if not isinstance(error, pymysql.MySQLError):
+        if not is_driver_error(error):
             self.abandon()
-            return _out_of_step(error, sql)
+            if watch is not None and watch.expired:
+                return self.too_late(sql, watch)
+            return self._out_of_step(error, sql)
         failure = translate(error, sql)
         lost = isinstance(failure, ConnectionLostError)
-        if lost or failure.code == _TOO_BIG or self.raw.closed:
+        if lost or failure.code == _TOO_BIG or self.link.is_closed:
             self.lose(failure)
         await self.end_watch(watch)
         if self.in_transaction and not is_statement_error(failure):
@@ -196,12 +190,10 @@ class MySQLWire(DriverConnection):
     def abort(self) -> None:
         """Drop the connection at once; what the server is doing for it is to be ended there."""
         at_work = self._busy or self.stream is not None
-        if at_work and not self._reader.eof_received and self._reader.exception() is None:
+        if at_work and not self.link.was_cut:
             self._busy = False
             self._stopper.end_session(self.session.victim)
-        with contextlib.suppress(RuntimeError):  # the event loop is closed
-            self.raw.close()
-            self._transport.abort()
+        self.link.abort()
 
     def died(self, sql: str) -> ConnectionLostError:
         """Return the error for a connection found closed before anything was sent."""
@@ -225,7 +217,7 @@ class MySQLWire(DriverConnection):
             while not await self._did_nothing():
                 pass
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection is of no use
-            self.lose(_out_of_step(error, "DO 0"))
+            self.lose(self._out_of_step(error, "DO 0"))
         except BaseException:
             self.abandon()
             raise
@@ -237,9 +229,9 @@ class MySQLWire(DriverConnection):
 
     async def _did_nothing(self) -> bool:
         try:
-            await self.cursor.execute(b"DO 0")
-        except pymysql.MySQLError as error:
-            if error.args[:1] != (_INTERRUPTED,):
+            await self.answer.execute(b"DO 0")
+        except Exception as error:
+            if not is_driver_error(error) or error.args[:1] != (_INTERRUPTED,):
                 raise
             return False
         return True
@@ -260,7 +252,7 @@ class MySQLWire(DriverConnection):
         if watch is None:
             return
         watch.cancel()
-        if not watch.is_pending or self.raw.closed:
+        if not watch.is_pending or self.link.is_closed:
             return
         try:
             certain = await watch.settle()
@@ -277,22 +269,21 @@ class MySQLWire(DriverConnection):
     def too_late(self, sql: str, watch: Watch) -> QueryTimeoutError:
         """Return the error for a call past its deadline."""
         what = "the server did not end it in time, its connection was closed"
-        if not self.raw.closed:
+        if not self.link.is_closed:
             what = "it was stopped at the server"
         return QueryTimeoutError(
             f"the statement ran past timeout={watch.limit:g} s: {what}", query=sql
         )
 
-
-def _out_of_step(error: BaseException, sql: str) -> Error:
-    if isinstance(error, UnicodeDecodeError):
-        return DataError(
-            f"a value cannot be decoded ({error}); the connection was closed in the middle of "
-            "the result",
+    def _out_of_step(self, error: BaseException, sql: str) -> Error:
+        if isinstance(error, UnicodeDecodeError):
+            return DataError(
+                f"a value cannot be decoded ({error}); the connection was closed in the middle of "
+                "the result",
+                query=sql,
+            )
+        return ConnectionLostError(
+            f"{self.link.driver} failed: {type(error).__name__}: {error}. The connection was "
+            "closed, it would be out of step with the server",
             query=sql,
         )
-    return ConnectionLostError(
-        f"aiomysql failed: {type(error).__name__}: {error}. The connection was closed, it would be "
-        "out of step with the server",
-        query=sql,
-    )

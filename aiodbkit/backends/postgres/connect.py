@@ -18,6 +18,7 @@ from asyncpg import connect_utils
 
 from aiodbkit.backends.postgres.errors import cannot_connect
 from aiodbkit.errors import CannotConnectError, ConfigurationError, Error
+from aiodbkit.options import choice
 from aiodbkit.wire import tune_socket
 
 __all__ = ["Cuts", "Opener", "option_types", "socket_of"]
@@ -35,6 +36,7 @@ _OPTION_TYPES: Mapping[str, type] = {
     "statement_cache_size": int,
     "tcp_user_timeout": float,
 }
+_SERVER_KINDS = tuple(each.value for each in connect_utils.SessionAttribute)
 _TARGET = ("dsn", "host", "port", "user", "password", "database")
 _SET_BY_THE_ENGINE = (*_TARGET, "loop", "timeout", "command_timeout")
 
@@ -75,6 +77,9 @@ class Opener:
             "idle": own.pop("keepalive", 30.0),
             "user_timeout": own.pop("tcp_user_timeout", 30.0),
         }
+        wish = own.get("target_session_attrs")
+        if wish is not None:
+            choice("target_session_attrs", wish, _SERVER_KINDS)
         self._options = _for_asyncpg(own)
         self._connect_timeout = connect_timeout
         self._factory = factory
@@ -239,7 +244,7 @@ class Cuts:
     def cut(self, raw: asyncpg.Connection[Any]) -> None:
         """Drop a connection at once; the CancelRequest goes out on another one."""
         if not raw.is_closed():
-            self._request_cancel(raw)
+            self.cancel(raw)
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the socket with it
             raw.terminate()
 
@@ -260,16 +265,18 @@ class Cuts:
         for late in self._requests:
             late.cancel()
 
-    def _request_cancel(self, raw: asyncpg.Connection[Any]) -> None:
+    def cancel(self, raw: asyncpg.Connection[Any]) -> list[asyncio.Future[Any]]:
+        """Have the server stop what the connection runs; return what ends when it was told."""
         inside: Any = raw  # asyncpg has no public way to send one
         try:
             loop = asyncio.get_running_loop()
             key = inside._protocol.backend_pid, inside._protocol.backend_secret
         except (RuntimeError, AttributeError):
-            return
+            return []
         task = loop.create_task(_send_cancel(loop, inside._addr, inside._params, *key))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
+        return [task]
 
 
 async def _send_cancel(

@@ -13,20 +13,24 @@ What asyncpg leaves to its callers, and what is done about it:
 - ``terminate()`` leaves the statement running: a CancelRequest is sent along.
 - ``execute`` without arguments takes several statements: they are counted before.
 - A transaction is still "open" on a dead connection: that one is not asked.
+- A COPY to the client that is left early may be out of step: it is read to its end, see `bulk`.
+- A cached statement keeps the parameters' types of before an ``ALTER TABLE``, so that its encoder
+  refuses what fits the new ones, and COPY would write one type's bytes into a column of another:
+  the statement is prepared anew, see `_is_outdated`, and for COPY each time, see `bulk`.
+- ``add_listener()`` may drop what comes together with the answer to LISTEN, see `wire`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
 
-from aiodbkit.backends.postgres import errors
-from aiodbkit.backends.postgres.connect import Cuts, socket_of
-from aiodbkit.backends.postgres.copy import feed, refused_row
+from aiodbkit.backends.postgres.bulk import PostgresBulk
+from aiodbkit.backends.postgres.connect import Cuts
 from aiodbkit.backends.postgres.cursor import Deadline, PostgresCursor
 from aiodbkit.backends.postgres.errors import Sent
 from aiodbkit.backends.postgres.sql import (
@@ -35,72 +39,49 @@ from aiodbkit.backends.postgres.sql import (
     argument_names,
     begin_statement,
     plan,
-    refuse_unsendable,
     script_control,
 )
-from aiodbkit.driver import DriverConnection, DriverCursor, ExecuteResult, Fetched, Params
+from aiodbkit.backends.postgres.wire import IN_STEP
+from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
 from aiodbkit.errors import (
     CommitUnknownError,
     ConnectionLostError,
-    DatabaseError,
     DataError,
-    Error,
     InterfaceError,
     InternalError,
-    QueryTimeoutError,
-    ReadOnlyError,
     TransactionScopeError,
 )
 from aiodbkit.options import TransactionOptions
-from aiodbkit.wire import IdleSocket
 
 __all__ = ["PostgresConnection"]
 
-_IN_STEP = "SELECT 1"
-# Seconds for the ROLLBACK after refused rows; then the connection is cut, which ends them as well.
-_UNDO_TIMEOUT = 2.0
-_UNDO_MANY = "ROLLBACK TO SAVEPOINT aiodbkit_many; RELEASE SAVEPOINT aiodbkit_many"
 
-
-class PostgresConnection(DriverConnection):
+class PostgresConnection(PostgresBulk):
     """One asyncpg connection."""
 
     __slots__ = (
-        "_began",
-        "_cuts",
         "_exposed",
-        "_read_only",
         "_reset",
-        "_resync",
         "_set_up",
         "_setting_up",
-        "_socket",
         "_touched",
+        "_warn",
     )
 
-    raw: asyncpg.Connection[Any]
-
-    def __init__(self, raw: asyncpg.Connection[Any], cuts: Cuts, reset: str) -> None:
-        super().__init__(raw)
-        sock = socket_of(raw)
-        self._cuts = cuts
-        self._socket = None if sock is None else IdleSocket(sock.fileno())
-        self._began = self._read_only = False  # asyncpg forgets them together with the connection
-        self._resync = _IN_STEP  # what `recover` sends
+    def __init__(
+        self,
+        raw: asyncpg.Connection[Any],
+        cuts: Cuts,
+        reset: str,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(raw, cuts)
         self._reset = reset
+        self._warn = warn  # of a statement that touches a session which is not one's own
         self._touched = self._exposed = False
         self._setting_up = True
         # What set the session up, to be done again after a reset; None is what cannot be.
         self._set_up: list[tuple[str, Params] | None] = []
-
-    @property
-    def is_closed(self) -> bool:
-        # What waits on an idle socket may be a notice. Only its end means that nobody is there.
-        return self.raw.is_closed() or (self._socket is not None and self._socket.is_dead())
-
-    @property
-    def in_transaction(self) -> bool:
-        return not self.raw.is_closed() and self.raw.is_in_transaction()
 
     @property
     def is_dirty(self) -> bool:
@@ -119,6 +100,8 @@ class PostgresConnection(DriverConnection):
     def _touch(self, by: tuple[str, Params] | None) -> None:
         if self._setting_up:
             self._set_up.append(by)
+        if self._warn is not None and by is not None:
+            self._warn(by[0])
         self._touched = self._reset != "never"
 
     # Statements
@@ -138,6 +121,8 @@ class PostgresConnection(DriverConnection):
             rows = await self.raw.fetch(text, *args, timeout=timeout)
         except Exception as error:
             sent = Sent(sql, timeout, argument_names(known.statement, params), args)
+            if await self._is_outdated(error, sent, text):
+                return await self.fetch(sql, params, timeout, limit)
             raise self._failed(error, sent, text) from error
         return (tuple(rows[0].keys()) if rows else ()), rows
 
@@ -150,6 +135,8 @@ class PostgresConnection(DriverConnection):
             status = await self.raw.execute(text, *args, timeout=timeout)
         except Exception as error:
             sent = Sent(sql, timeout, argument_names(known.statement, params), args)
+            if await self._is_outdated(error, sent, text):
+                return await self.execute(sql, params, timeout)
             raise self._failed(error, sent, text) from error
         count = status.rpartition(" ")[2]
         return ExecuteResult(int(count) if count.isdecimal() else -1)
@@ -185,78 +172,21 @@ class PostgresConnection(DriverConnection):
         if known.special:
             self._prepare_for(known, None)
         text, batch = known.statement.bind_many(rows)
-        async with self._all_or_none(timeout) as deadline:
-            try:
-                await self._send_many(text, batch, deadline.left)
-            except Exception as error:
-                sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
-                raise self._failed(error, sent, text) from error
+        is_outdated, left = False, timeout
+        try:
+            async with self._all_or_none(timeout) as deadline:
+                try:
+                    await self._send_many(text, batch, deadline.left)
+                except Exception as error:
+                    sent = Sent(sql, timeout, argument_names(known.statement, rows[0]), batch)
+                    is_outdated, left = await self._is_outdated(error, sent, text), deadline.left
+                    raise self._failed(error, sent, text) from error
+        except DataError:
+            if not is_outdated:
+                raise
+            await self.recover()  # rows before the refused one may have been sent
+            return await self.execute_many(sql, rows, left)
         return ExecuteResult(-1)
-
-    def _all_or_none(
-        self, timeout: float | None
-    ) -> contextlib.AbstractAsyncContextManager[Deadline]:
-        own = self._own_savepoint if self.in_transaction else self._own_transaction
-        return own(Deadline(timeout))
-
-    @contextlib.asynccontextmanager
-    async def _own_transaction(self, deadline: Deadline) -> AsyncIterator[Deadline]:
-        """For bulk work: what a deadline or a cancellation leaves unfinished cannot commit itself.
-
-        An interrupted one is ended by `recover`.
-        """
-        self._resync = "ROLLBACK"
-        await self._send("BEGIN", deadline.timeout)
-        try:
-            yield deadline
-        except Error:
-            if not self.suspect and not self.is_closed:
-                await self._undo()
-            raise
-        try:
-            async with asyncio.timeout(deadline.left):
-                await self.commit()
-        except TimeoutError as error:
-            self.suspect = True
-            raise CommitUnknownError(
-                f"COMMIT was not answered within timeout={deadline.timeout} s: whether the rows "
-                "are there is unknown",
-                query="COMMIT",
-            ) from error
-        self._resync = _IN_STEP
-
-    async def _undo(self) -> None:
-        """Roll refused rows back. Whatever becomes of that, their own error is the one to raise."""
-        try:
-            await self._send("ROLLBACK", _UNDO_TIMEOUT)
-        except Error:
-            self.abort()
-
-    @contextlib.asynccontextmanager
-    async def _own_savepoint(self, deadline: Deadline) -> AsyncIterator[Deadline]:
-        """The same inside a transaction.
-
-        What the server refuses leaves that as any other statement does; all else `recover` undoes.
-        """
-        await self._send("SAVEPOINT aiodbkit_many", deadline.timeout)
-        self._resync = _UNDO_MANY
-        yield deadline
-        await self._send("RELEASE SAVEPOINT aiodbkit_many", deadline.timeout, deadline.left)
-        self._resync = _IN_STEP
-
-    async def _send_many(
-        self, text: str, batch: list[Sequence[Any]], timeout: float | None
-    ) -> None:
-        sending = asyncio.ensure_future(self.raw.executemany(text, batch, timeout=timeout))
-        try:
-            await asyncio.wait((sending,))
-        except BaseException:
-            if not sending.done():
-                self.abort()
-                sending.cancel()
-            sending.add_done_callback(_heard)
-            raise
-        sending.result()
 
     async def open_cursor(
         self, sql: str, params: Params, timeout: float | None, batch_size: int
@@ -272,48 +202,10 @@ class PostgresConnection(DriverConnection):
                 cursor = await self.raw.cursor(text, *args)
         except Exception as error:
             sent = Sent(sql, timeout, argument_names(known.statement, params), args)
+            if await self._is_outdated(error, sent, text):
+                return await self.open_cursor(sql, params, timeout, batch_size)
             raise self._failed(error, sent, text) from error
         return PostgresCursor(self, cursor, Sent(sql, timeout), batch_size, deadline.left)
-
-    async def insert_many(
-        self,
-        table: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        timeout: float | None,
-    ) -> int:
-        """COPY the rows in. An error of the caller's own iterable passes as it is."""
-        sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        refuse_unsendable(sql)
-        async with self._all_or_none(timeout) as deadline:
-            return await self._copy_in(sql, table, columns, rows, deadline)
-
-    async def _copy_in(
-        self,
-        sql: str,
-        table: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        deadline: Deadline,
-    ) -> int:
-        schema, _, name = table.rpartition(".")
-        source = feed(rows)
-        try:
-            # asyncpg's own timeout does not reach a COPY that waits for room in the socket.
-            async with asyncio.timeout(deadline.left):
-                status = await self.raw.copy_records_to_table(
-                    name, schema_name=schema or None, columns=columns, records=source
-                )
-        except Exception as error:
-            if error is source.error:
-                self.suspect = True
-                raise
-            refused = refused_row(error, table, columns, source, sql)
-            if refused is None or self.raw.is_closed():
-                raise self._failed(error, Sent(sql, deadline.timeout)) from error
-            self.suspect = True  # asyncpg has asked the server to cancel the COPY
-            raise refused from error
-        return int(status.rpartition(" ")[2])
 
     # Transactions
 
@@ -326,7 +218,7 @@ class PostgresConnection(DriverConnection):
         self.transaction_lost = None
         self._resync = "ROLLBACK"  # if interrupted: nobody would know of the transaction
         await self._send(statement)
-        self._resync = _IN_STEP
+        self._resync = IN_STEP
         self._began, self._read_only = True, options.read_only
 
     async def commit(self) -> None:
@@ -358,32 +250,7 @@ class PostgresConnection(DriverConnection):
     async def rollback_to_savepoint(self, name: str) -> None:
         await self._send(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
 
-    async def _send(self, sql: str, timeout: float | None = None, left: float | None = None) -> str:
-        """Send a statement of ours, for what earlier ones have ``left`` of ``timeout``, if any."""
-        try:
-            return await self.raw.execute(sql, timeout=timeout if left is None else left)
-        except Exception as error:
-            raise self._failed(error, Sent(sql, timeout)) from error
-
     # Upkeep
-
-    async def ping(self) -> None:
-        await self._send(_IN_STEP)
-
-    async def recover(self) -> None:
-        # asyncpg sends nothing before it has seen the end of what it cancelled. An aborted
-        # transaction refuses even this, which is an answer all the same.
-        try:
-            await self._send(self._resync)
-        except ConnectionLostError:
-            raise
-        except DatabaseError:
-            pass
-        self.suspect = False
-        self._resync = _IN_STEP
-        if self._began and not self.in_transaction:
-            self._began = False
-            self.transaction_lost = InternalError("the interrupted statement had ended it")
 
     async def clean(self) -> None:
         if self.suspect or self.in_transaction:
@@ -392,7 +259,7 @@ class PostgresConnection(DriverConnection):
             await self._reset_session()
         self._touched = self._reset == "always"
         self._began = self._read_only = self._exposed = self.suspect = False
-        self._resync = _IN_STEP
+        self._resync = IN_STEP
         self.transaction_lost = None
 
     async def _reset_session(self) -> None:
@@ -419,61 +286,3 @@ class PostgresConnection(DriverConnection):
             self.abort()
             if not isinstance(error, Exception):
                 raise
-
-    def abort(self) -> None:
-        self._cuts.cut(self.raw)
-
-    # Errors
-
-    def _failed(self, error: Exception, sent: Sent, text: str = "") -> Error:
-        """Translate, and note what the error tells about the connection."""
-        answer = self._translated(error, sent, text)
-        if not self.suspect:
-            self._resync = _IN_STEP
-        return answer
-
-    def _translated(self, error: Exception, sent: Sent, text: str) -> Error:
-        if isinstance(error, TimeoutError) and not error.errno:
-            self.suspect = True
-            return QueryTimeoutError(
-                f"the statement did not finish within timeout={sent.timeout} s and was cancelled",
-                query=sent.sql,
-            )
-        if self.raw.is_closed() or errors.means_broken(error):
-            return self._lost(error, sent.sql)
-        if errors.is_refused_argument(error):
-            self.suspect = True
-            refusal = errors.refused_argument(error, sent, self._expected_types(text))
-            # The types may be those of before an ALTER TABLE.
-            self.raw._drop_local_statement_cache()  # type: ignore[attr-defined]
-            return refusal
-        if isinstance(error, asyncpg.PostgresError):
-            answer = errors.answered(error, sent)
-            if isinstance(answer, ReadOnlyError) and self._read_only:
-                answer.is_transient = False  # it was asked for: no other server would take it
-            return answer
-        self.suspect = True
-        reason = f"asyncpg could not read the answer: {type(error).__name__}"
-        return DataError(reason, query=sent.sql)
-
-    def _lost(self, error: Exception, sql: str | None) -> ConnectionLostError:
-        lost = errors.connection_lost(error, sql)
-        if self._began:
-            self.transaction_lost = lost
-        self.abort()
-        return lost
-
-    def _expected_types(self, text: str) -> Sequence[str]:
-        """What the server said of the parameters as it prepared the statement, if still cached."""
-        try:
-            raw: Any = self.raw
-            key = text, raw._protocol.get_record_class(), False
-            return [expected.name for expected in raw._stmt_cache.get(key)._get_parameters()]
-        except (AttributeError, TypeError):  # private to asyncpg, and only for a better message
-            return ()
-
-
-def _heard(task: asyncio.Task[None]) -> None:
-    """Fetch the error of a task that nobody waits for, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()

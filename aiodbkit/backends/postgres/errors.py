@@ -2,7 +2,6 @@
 
 Server messages are passed on without DETAIL, and those about values (class 22) without what they
 quote: neither the text nor the attributes of an error hold a value of the caller.
-https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 from __future__ import annotations
@@ -10,34 +9,29 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 
+from aiodbkit.backends.postgres.sqlstates import (
+    HINTS,
+    Sent,
+    kind_of,
+    line_of_copy,
+    without_values,
+)
 from aiodbkit.errors import (
     CannotConnectError,
-    CheckViolationError,
     ConfigurationError,
     ConnectionLostError,
-    DatabaseError,
     DataError,
-    DeadlockError,
     Error,
-    ForeignKeyViolationError,
-    IntegrityError,
     InterfaceError,
-    InternalError,
-    LockTimeoutError,
-    NotNullViolationError,
-    NotSupportedError,
     OperationalError,
     ProgrammingError,
     QueryTimeoutError,
-    ReadOnlyError,
-    SerializationError,
     TooManyConnectionsError,
-    UniqueViolationError,
 )
 
 __all__ = [
@@ -49,82 +43,6 @@ __all__ = [
     "means_broken",
     "refused_argument",
 ]
-
-# By the whole SQLSTATE, else by its class, the first two characters.
-_BY_STATE: Mapping[str, type[Error]] = {
-    "0A": NotSupportedError,
-    "08": ConnectionLostError,
-    "21": ProgrammingError,
-    "22": DataError,
-    "23": IntegrityError,
-    "23502": NotNullViolationError,
-    "23503": ForeignKeyViolationError,
-    "23505": UniqueViolationError,
-    "23514": CheckViolationError,
-    "24": InternalError,
-    "25": InternalError,
-    "25001": ProgrammingError,
-    "25006": ReadOnlyError,
-    "25P01": ProgrammingError,
-    "25P03": ConnectionLostError,
-    "25P04": ConnectionLostError,
-    "26": OperationalError,
-    "2B": InternalError,
-    "2D": InternalError,
-    "2F": InternalError,
-    "34": ProgrammingError,
-    "38": InternalError,
-    "39": InternalError,
-    "3B": InternalError,
-    "3D": ProgrammingError,
-    "3F": ProgrammingError,
-    "40": OperationalError,
-    "40001": SerializationError,
-    "40002": IntegrityError,
-    "40P01": DeadlockError,
-    "42": ProgrammingError,
-    "42501": OperationalError,  # a missing permission is no fault of the SQL
-    "42P05": OperationalError,
-    "44": CheckViolationError,  # WITH CHECK OPTION of a view
-    "53300": TooManyConnectionsError,
-    "55P03": LockTimeoutError,
-    "57P01": ConnectionLostError,
-    "57P02": ConnectionLostError,
-    "57P03": CannotConnectError,
-    "57P04": ConnectionLostError,
-    "57P05": ConnectionLostError,
-    "P0": InternalError,
-    "XX": InternalError,
-    **dict.fromkeys(("28", "53", "54", "55", "57", "58"), OperationalError),
-}
-
-_POOLER_HINT = (
-    "; behind a pooler that hands out its server connections per transaction, use "
-    "prepared_statements=False"
-)
-_HINTS: Mapping[str, str] = {
-    "25P02": "; an earlier statement failed, and PostgreSQL refuses every other one until the "
-    "transaction is rolled back: run what may fail in a nested transaction (a savepoint)",
-    "26000": _POOLER_HINT,
-    "42P05": _POOLER_HINT,
-}
-
-_QUOTED = re.compile(r'"[^"]*"(?:.*")?', re.DOTALL)
-
-
-class Sent(NamedTuple):
-    """What a call had to send, for its error.
-
-    Attributes:
-        sql: as the caller wrote it.
-        names: what the caller calls the arguments.
-        args: the arguments; for many executions a list with those of each.
-    """
-
-    sql: str | None
-    timeout: float | None = None
-    names: Sequence[str] = ()
-    args: Sequence[Any] = ()
 
 
 def answered(error: asyncpg.PostgresError, sent: Sent) -> Error:
@@ -139,13 +57,13 @@ def answered(error: asyncpg.PostgresError, sent: Sent) -> Error:
         again = f"{message}: run the transaction again"
         return _made(OperationalError, error, again, sent.sql, is_transient=True)
     if kind is DataError:
-        message = _nul_character(error, sent) or _QUOTED.sub('"..."', message)
-    return _made(kind, error, message + _HINTS.get(state, ""), sent.sql)
+        message = _nul_character(error, sent) or without_values(message)
+    message += line_of_copy(getattr(error, "context", None))
+    return _made(kind, error, message + HINTS.get(state, ""), sent.sql)
 
 
 def _kind(error: asyncpg.PostgresError) -> type[Error]:
-    state = error.sqlstate or ""
-    return _BY_STATE.get(state) or _BY_STATE.get(state[:2], DatabaseError)
+    return kind_of(error.sqlstate)
 
 
 def _cancelled(error: asyncpg.PostgresError, message: str, sql: str | None) -> Error:
@@ -238,10 +156,10 @@ def refused_argument(error: Exception, sent: Sent, expected: Sequence[str]) -> E
 
 def _nul_character(error: asyncpg.PostgresError, sent: Sent) -> str:
     """Name the parameter whose text PostgreSQL cannot store: its own message does not."""
-    if error.sqlstate != "22021":
+    if error.sqlstate != "22021" or not str(error.args[0]).endswith("0x00"):
         return ""
     if not sent.args:  # of a COPY the server tells line and column, and in binary no value
-        return f"a text holds a NUL character, which PostgreSQL's text cannot: {error.context}"
+        return "a text holds a NUL character, which PostgreSQL's text cannot"
     rows = sent.args if isinstance(sent.args, list) else [sent.args]
     for row in rows:
         for name, value in zip(sent.names, row, strict=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,9 +17,11 @@ __all__ = [
     "Plan",
     "argument_names",
     "begin_statement",
+    "keeps_in_session",
     "plan",
     "refuse_unsendable",
     "script_control",
+    "with_values",
 ]
 
 # What outlives a statement and its transaction. PREPAREd statements of the user are dropped one by
@@ -43,12 +45,14 @@ _SESSION_STATE = re.compile(
 _FORBIDDEN = {
     re.compile(rf"(?:\A|;)\s*{pattern}\b", re.IGNORECASE): reason
     for pattern, reason in {
-        r"set\s+(?:session\s+|local\s+)?(?:client_encoding|names)": "asyncpg reads and writes "
-        "UTF-8 only and would misread other text in silence: convert in SQL, e.g. convert_to()",
-        r"(?:discard|deallocate(?:\s+prepare)?)\s+all": "this would drop asyncpg's own prepared "
-        "statements: a connection that is given back is reset without it",
+        r"set\s+(?:session\s+|local\s+)?(?:client_encoding|names)": "the driver reads and "
+        "writes UTF-8 only and would misread other text in silence: convert in SQL, "
+        "e.g. convert_to()",
+        r"(?:discard|deallocate(?:\s+prepare)?)\s+all": "this would drop the driver's own "
+        "prepared statements: a connection that is given back is reset without it",
         r"copy\b[^;]*\b(?:from\s+stdin|to\s+stdout)": "COPY would wait for a stream of data that "
-        "asyncpg does not send or return here: insert_many() copies rows in",
+        "the driver does not send or return here: copy_in() and copy_out() do, and insert_many() "
+        "copies rows in",
     }.items()
 }
 _UTF8 = re.compile(r"\s*(?:=|\bto\b)?\s*['\"]?(?:utf-?8|unicode|default)\b", re.IGNORECASE)
@@ -58,6 +62,7 @@ _CONTROL = re.compile(
     | rollback (?!\s+(?:work\s+|transaction\s+)?to\b) )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
+_PLACE = re.compile(r"(?<![\w$])\$(\d+)")
 # The one routine's body that is not quoted.
 _ATOMIC_BODY = re.compile(
     r"\bbegin\s+atomic\b(?:\bcase\b.*?\bend\b|.)*?\bend\b", re.IGNORECASE | re.DOTALL
@@ -133,6 +138,16 @@ def _refuse_forbidden(blanked: str, sql: str) -> None:
             raise ProgrammingError(reason, query=sql)
 
 
+def keeps_in_session(script: str) -> bool:
+    """Whether it surely leaves something in the session; what DO and CALL do is not known."""
+    blanked = blank(script, Dialect.POSTGRES)
+    for piece in blanked.split(";"):
+        keyword = (piece.split(None, 1) or [""])[0].lower()
+        if keyword not in ("do", "call", "reset", "discard") and _touches(keyword, piece):
+            return True
+    return False
+
+
 def _touches(keyword: str, blanked: str) -> bool:
     """Whether the session may be other than before; rather once too often than once too few."""
     if keyword == "set" and _FOR_THE_TRANSACTION.match(blanked):
@@ -150,6 +165,15 @@ def argument_names(statement: Statement, params: Params) -> list[str]:
     for name, value in given:
         names += [name] * (len(value.values) if isinstance(value, Expand) else 1)
     return names
+
+
+def with_values(text: str, literals: Sequence[str]) -> str:
+    """Return a bound statement with ``literals`` in the places of ``$1``, ``$2`` and so on."""
+    pieces, done = list[str](), 0
+    for found in _PLACE.finditer(blank(text, Dialect.POSTGRES)):
+        pieces += text[done : found.start()], literals[int(found[1]) - 1]
+        done = found.end()
+    return "".join(pieces) + text[done:]
 
 
 def begin_statement(options: TransactionOptions) -> str:

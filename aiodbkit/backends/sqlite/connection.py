@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -10,11 +10,10 @@ import aiosqlite
 
 from aiodbkit.backends.sqlite.cursor import SQLiteCursor, Started
 from aiodbkit.backends.sqlite.errors import INTERRUPT, IOERR, cause_of, primary_code, translate
-from aiodbkit.backends.sqlite.rows import batches
-from aiodbkit.backends.sqlite.session import Session, Settings, restore, set_up, with_look
+from aiodbkit.backends.sqlite.session import Session, Settings, SetUp, restore, with_look
+from aiodbkit.backends.sqlite.special import SpecialWork
 from aiodbkit.backends.sqlite.statements import (
     begin_statement,
-    insert_statement,
     is_atomic,
     is_loose,
     kind,
@@ -23,9 +22,17 @@ from aiodbkit.backends.sqlite.statements import (
     touches,
     writes,
 )
-from aiodbkit.backends.sqlite.thread import Stuck, Until, WorkerThread, gone, timed_out, until
+from aiodbkit.backends.sqlite.thread import (
+    Stuck,
+    Until,
+    WorkerThread,
+    gone,
+    interrupted,
+    timed_out,
+    until,
+)
 from aiodbkit.backends.sqlite.turns import WriteTurn
-from aiodbkit.backends.sqlite.values import named, rows_to_sqlite, to_sqlite
+from aiodbkit.backends.sqlite.values import rows_to_sqlite, to_sqlite
 from aiodbkit.backends.sqlite.worker import (
     Job,
     Stopped,
@@ -33,7 +40,6 @@ from aiodbkit.backends.sqlite.worker import (
     atomically,
     change,
     change_many,
-    decided,
     end,
     first_word,
     query,
@@ -45,7 +51,7 @@ from aiodbkit.backends.sqlite.worker import (
     undo,
     undoable,
 )
-from aiodbkit.driver import DriverConnection, DriverCursor, ExecuteResult, Fetched, Params
+from aiodbkit.driver import DriverCursor, ExecuteResult, Fetched, Params
 from aiodbkit.errors import (
     CommitUnknownError,
     Error,
@@ -60,10 +66,9 @@ __all__ = ["SQLiteConnection"]
 
 # In memory an open cursor keeps everybody from writing: most results are read at once there.
 _MEMORY_BATCH = 10_000
-_INSERT_BATCH = 1000
 
 
-class SQLiteConnection(DriverConnection):
+class SQLiteConnection(SpecialWork):
     """One connection of aiosqlite.
 
     What is known of it changes in the event loop only, after a job has come back.
@@ -82,7 +87,6 @@ class SQLiteConnection(DriverConnection):
         "_thread",
         "_touched",
         "_turn",
-        "_undo_to_savepoint",
     )
 
     raw: aiosqlite.Connection
@@ -109,9 +113,8 @@ class SQLiteConnection(DriverConnection):
         self._touched = settings.reset == "always"
         self._exposed = False
 
-    async def open(self, pragmas: Mapping[str, Any], extensions: Sequence[str]) -> None:
+    async def open(self, work: SetUp) -> None:
         """Set a new connection up; the errors are sqlite3's."""
-        work: Work = partial(set_up, pragmas=pragmas, extensions=extensions)
         if self._settings.session is not None:
             await self._thread.open(work)
             self._session = self._settings.session
@@ -253,52 +256,6 @@ class SQLiteConnection(DriverConnection):
         work = partial(start_cursor, text=text, args=args, size=size, open_ones=self._cursors)
         return make(Started(*await self._perform(statement, work, until(timeout))), size=size)
 
-    async def insert_many(
-        self,
-        table: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        timeout: float | None,
-    ) -> int:
-        limit = until(timeout)
-        sql = insert_statement(table, columns)
-        inside = self.in_transaction
-        start: Work = partial(run_all, statements=["SAVEPOINT aiodbkit_rows"])
-        if not inside:
-            start = partial(start_transaction, statement="BEGIN IMMEDIATE", read_only=False)
-        await self._take_turn(sql, limit)
-        try:
-            await self._run(start, sql, limit)
-            self._undo_to_savepoint = inside
-            done = await self._insert_all(sql, columns, rows, limit)
-            keep = "RELEASE aiodbkit_rows" if inside else "COMMIT"
-            await self._run(partial(decided, statement=keep), sql, limit)
-            self._undo_to_savepoint = False
-            return done
-        except Exception:
-            if not self.suspect:
-                await self._undo()
-            raise
-        except BaseException:
-            self.suspect = True  # also if it was the source of the rows that was cancelled
-            raise
-        finally:
-            self._settle()
-
-    async def _insert_all(
-        self,
-        sql: str,
-        columns: Sequence[str],
-        rows: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        limit: Until | None,
-    ) -> int:
-        done = 0
-        async for batch in batches(rows, _INSERT_BATCH, sql, limit):
-            args = rows_to_sqlite(batch, partial(named, columns, batch), sql, done)
-            work = partial(change_many, text=sql, rows=args, keyword="insert")
-            done += await self._run(work, sql, limit)
-        return done
-
     # How a statement gets to the thread: the turn, then one job
 
     async def _perform(self, statement: Statement, work: Work, limit: Until | None) -> Any:
@@ -358,11 +315,18 @@ class SQLiteConnection(DriverConnection):
         if not (self._settings.in_memory and self._cursors):
             self._turn.give_back(self)
 
-    async def _run(self, work: Work, sql: str | None = None, limit: Until | None = None) -> Any:
+    async def _run(
+        self,
+        work: Work,
+        sql: str | None = None,
+        limit: Until | None = None,
+        *,
+        is_protected: bool = False,
+    ) -> Any:
         if self._thread.is_closed:
             raise gone(sql)
         try:
-            return await self._thread.run(work, limit)
+            return await self._thread.run(work, limit, is_protected=is_protected)
         except Exception as error:  # noqa: BLE001 - raised as ours
             self._fail(error, sql, limit)
         except BaseException:
@@ -384,7 +348,9 @@ class SQLiteConnection(DriverConnection):
         if self._thread.is_closed:
             failure = gone(sql)
         elif isinstance(error, Stopped) or self._was_interrupted(error):
-            failure = timed_out(sql, limit)
+            job = self._thread.job
+            by_others = job is not None and job.was_interrupted
+            failure = interrupted(sql) if by_others else timed_out(sql, limit)
         else:
             failure = translate(error, sql, upgrading=self._deferred and self._began)
         if self._began and not self.in_transaction:
@@ -404,7 +370,7 @@ class SQLiteConnection(DriverConnection):
             await self._take_turn(statement, None)
         work = partial(start_transaction, statement=statement, read_only=options.read_only)
         try:
-            await self._run(work, statement)
+            await self._run(work, statement, is_protected=True)
             self._read_only = options.read_only
             self.transaction_lost = None
         finally:
@@ -431,7 +397,7 @@ class SQLiteConnection(DriverConnection):
         read_only = self._read_only
         work = partial(end, how=how, cursors=self._cursors, read_only=read_only)
         try:
-            await self._run(work, how)
+            await self._run(work, how, is_protected=True)
             self._read_only = False
         except OperationalError as error:
             if how == "COMMIT" and error.__cause__ and primary_code(error.__cause__) == IOERR:
@@ -464,7 +430,8 @@ class SQLiteConnection(DriverConnection):
     async def _undo(self) -> None:
         """Undo what was left half done; a transaction that nobody counts on goes as a whole."""
         if self.in_transaction and (self._undo_to_savepoint or not self._began):
-            await self._run(partial(undo, to_savepoint=self._began), "ROLLBACK")
+            work = partial(undo, to_savepoint=self._began)
+            await self._run(work, "ROLLBACK", is_protected=True)
         self._undo_to_savepoint = False
 
     async def clean(self) -> None:
@@ -481,7 +448,7 @@ class SQLiteConnection(DriverConnection):
         if self.is_dirty:
             session = self._session if self._touched else None
             put_back = partial(restore, session=session, read_only=self._read_only)
-            await self._run(partial(put_back, cursors=self._cursors))
+            await self._run(partial(put_back, cursors=self._cursors), is_protected=True)
         self._read_only = self._exposed = False
         self._touched = self._settings.reset == "always"
         self.transaction_lost = None

@@ -1,283 +1,31 @@
-"""SQLite, over aiosqlite.
-
-- A statement is one hop to the connection's worker thread and back, whatever it needs: a BEGIN
-  and COMMIT of its own, the rows, their number. The thread is a daemon: a connection that nobody
-  closes does not keep the interpreter from exiting.
-- The writers of a file take turns, in the order in which they asked; in WAL mode, the default,
-  readers run beside them. Other processes are waited for as long as ``busy_timeout`` says.
-- A write outside of a transaction gets one of its own: cancelled, it has either taken effect or
-  not happened.
-- ``:memory:`` is one database for all connections of the engine. SQLite keeps no older state of it
-  for readers to see, so there readers take turns with writers.
-- ``last_insert_id`` means nothing for a table WITHOUT ROWID.
-
-The rooms: `connection` (what a statement needs, and what is known of the connection),
-`turns` (who may write), `thread` (jobs, seen from the loop), `worker` and
-`session` (jobs, seen from the thread), `values`, `errors`.
-"""
+"""SQLite: what an engine of it can do beyond what every engine can."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sqlite3
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import unquote, urlencode, urlsplit
-from uuid import uuid4
+from typing import Any, ClassVar, TypeVar, overload
 
-import aiosqlite
+from aiodbkit.backends.sqlite.abilities import Place, SQLiteDriverBase, SQLiteDriverConnection
+from aiodbkit.backends.sqlite.blob import Blob, opened_blob
+from aiodbkit.backends.sqlite.definitions import Definitions, Kind, define
+from aiodbkit.backends.sqlite.fts import FullText
+from aiodbkit.connection import Connection
+from aiodbkit.core_statements import SQL, bound
+from aiodbkit.driver import Driver, DriverConnection, Params
+from aiodbkit.engine import DriverSource, Engine
+from aiodbkit.errors import InterfaceError, NotSupportedError
+from aiodbkit.options import count, seconds
 
-from aiodbkit.backends.sqlite.connection import SQLiteConnection
-from aiodbkit.backends.sqlite.errors import BUSY, primary_code
-from aiodbkit.backends.sqlite.session import (
-    SESSION_PRAGMAS,
-    Settings,
-    quoted_name,
-    set_up,
-    with_look,
-)
-from aiodbkit.backends.sqlite.thread import WorkerThread
-from aiodbkit.backends.sqlite.turns import write_turn
-from aiodbkit.backends.sqlite.worker import Job, SQLite3Connection
-from aiodbkit.driver import Capabilities, Driver
-from aiodbkit.engine import Engine
-from aiodbkit.errors import CannotConnectError, ConfigurationError
-from aiodbkit.options import choice, seconds
+__all__ = ["SQLiteEngine"]
 
-__all__ = ["SQLiteConnection", "SQLiteDriver", "SQLiteEngine"]
-
-_DEFAULT_TIMEOUT = 5.0
-
-# Parameters of a file: URI, https://www.sqlite.org/uri.html
-_URI_OPTIONS = ("mode", "vfs", "immutable")
-_FILE_PRAGMAS = ("application_id", "auto_vacuum", "encoding", "journal_mode", "page_size")
-
-_OPTIONS: dict[str, Any] = {
-    "timeout": float,
-    "lock_timeout": float,
-    "uri": bool,
-    "mode": str,
-    "vfs": str,
-    "immutable": bool,
-    "cached_statements": int,
-    "detect_types": int,
-    "pragmas": object,
-    "extensions": object,
-    **{f"pragma.{name}": str for name in (*_FILE_PRAGMAS, *SESSION_PRAGMAS)},
-}
-
-
-class SQLiteDriver(Driver):
-    """Opens the connections of a `SQLiteEngine`, whose docstring has the options."""
-
-    capabilities = Capabilities(
-        isolation_levels=frozenset({"serializable"}),
-        lock_modes=True,
-        ddl_is_transactional=True,
-        concurrent_writers=False,
-        returning=sqlite3.sqlite_version_info >= (3, 35),
-    )
-
-    def __init__(
-        self,
-        database: str | os.PathLike[str] | None,
-        options: Mapping[str, Any],
-        *,
-        reset: str = "auto",
-        connection_factory: Callable[[], Awaitable[Any]] | None = None,
-    ) -> None:
-        path = os.fspath(database or ":memory:")
-        self._in_memory = path == ":memory:" and connection_factory is None
-        self._options = dict(options)
-        self._factory = connection_factory
-        self._pragmas = _pragmas(self._options, in_memory=self._in_memory)
-        self._extensions = _extensions(self._options.pop("extensions", ()))
-        busy = self._pragmas["busy_timeout"]
-        lock_timeout = self._options.pop("lock_timeout", None)
-        seconds("lock_timeout", lock_timeout, optional=True)
-        if lock_timeout is None:
-            lock_timeout = _DEFAULT_TIMEOUT if busy is None else float(busy) / 1000
-        self._settings = Settings(in_memory=self._in_memory, lock_timeout=lock_timeout, reset=reset)
-        self._is_uri = bool(self._options.pop("uri", False)) and path.startswith("file:")
-        self._path = path if self._in_memory or self._is_uri else str(Path(path).absolute())
-        self._uri_options = _uri_options(self._options)
-        self._keeper: sqlite3.Connection | None = None
-
-    async def start(self) -> None:
-        if not self._in_memory or self._keeper is not None:
-            return
-        if sqlite3.sqlite_version_info < (3, 36):
-            raise ConfigurationError(
-                f"a database in memory needs SQLite 3.36, this is {sqlite3.sqlite_version}: "
-                "use a file"
-            )
-        self._path = f"file:/aiodbkit-{uuid4().hex}?vfs=memdb"
-        # The database lives as long as one connection to it, on which nothing more is run.
-        keeper = sqlite3.connect(self._path, uri=True, check_same_thread=False)
-        try:
-            # A look needs a read lock, for which a new connection might have to wait.
-            look = partial(with_look, work=partial(set_up, pragmas=self._pragmas, extensions=()))
-            _, self._settings.session = Job(look).run(keeper).result
-        except BaseException as error:
-            keeper.close()
-            if isinstance(error, sqlite3.Error):
-                raise self._cannot_connect(error) from error
-            raise
-        self._keeper = keeper
-
-    async def stop(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.close()
-
-    async def connect(self) -> SQLiteConnection:
-        factory = self._factory
-        raw, thread = await (self._open() if factory is None else self._adopt(factory))
-        connection = SQLiteConnection(
-            raw, thread, write_turn(self._identity, self._shown_as), self._settings
-        )
-        try:
-            await connection.open(self._pragmas, self._extensions)
-        except sqlite3.Error as error:
-            await connection.close()
-            raise self._cannot_connect(error) from error
-        except BaseException:
-            connection.abort()
-            await _end_of(raw._thread)
-            raise
-        return connection
-
-    def quote(self, identifier: str) -> str:
-        return quoted_name(identifier)
-
-    async def _open(self) -> tuple[aiosqlite.Connection, WorkerThread]:
-        target, is_uri = self._target()
-        raw = aiosqlite.connect(
-            target,
-            uri=is_uri,
-            factory=SQLite3Connection,
-            isolation_level=None,
-            check_same_thread=False,
-            **{"detect_types": sqlite3.PARSE_DECLTYPES, **self._options},
-        )
-        # A thread that is no daemon would be waited for at exit, for ever if nobody closes it.
-        raw._thread.daemon = True
-        try:
-            await raw
-        except BaseException as error:
-            await _end_of(raw._thread)
-            if isinstance(error, sqlite3.Error):
-                raise self._cannot_connect(error) from error
-            raise
-        return raw, WorkerThread(raw, raw.execute_fetchall)
-
-    async def _adopt(
-        self, factory: Callable[[], Awaitable[Any]]
-    ) -> tuple[aiosqlite.Connection, WorkerThread]:
-        raw = await factory()
-        if not isinstance(raw, aiosqlite.Connection):
-            raise ConfigurationError(
-                f"connection_factory must return an aiosqlite.Connection, not {type(raw).__name__}"
-            )
-
-        def send(job: Job) -> Awaitable[Any]:
-            # Without our factory= there is no public way to the thread.
-            return raw._execute(job.run, raw._conn)  # type: ignore[no-untyped-call]
-
-        return raw, WorkerThread(raw, send)
-
-    def _target(self) -> tuple[str, bool]:
-        """Return the path or URI for sqlite3, and whether it is a URI."""
-        if self._is_uri or self._in_memory:
-            joint = "&" if "?" in self._path else "?"
-            more = joint + urlencode(self._uri_options) if self._uri_options else ""
-            return self._path + more, True
-        if not self._uri_options:
-            return self._path, False
-        return f"{Path(self._path).as_uri()}?{urlencode(self._uri_options)}", True
-
-    @property
-    def _identity(self) -> str:
-        """The file that the path leads to, however it was called."""
-        if self._in_memory:
-            return self._path
-        return os.path.realpath(unquote(urlsplit(self._path).path) if self._is_uri else self._path)
-
-    @property
-    def _shown_as(self) -> str:
-        return "the database in memory" if self._in_memory else repr(self._path)
-
-    def _cannot_connect(self, error: sqlite3.Error) -> CannotConnectError:
-        busy = primary_code(error) == BUSY
-        return CannotConnectError(
-            f"cannot open SQLite: {self._shown_as}: {error}{self._reason()}",
-            code=getattr(error, "sqlite_errorcode", None),
-            is_transient=busy,
-        )
-
-    def _reason(self) -> str:
-        """What a look at the path tells of the failure."""
-        if self._is_uri or self._in_memory:
-            return ""
-        path = Path(self._path)
-        folder = str(path.parent)
-        checks = (
-            (path.parent.is_dir(), f"there is no folder {folder!r}"),
-            (not path.is_dir(), "it is a folder"),
-            (path.exists(), "it does not exist and was not created"),
-            (os.access(path, os.R_OK), "there is no permission to read it"),
-            (os.access(path, os.W_OK), 'it is read-only: mode="ro" opens it for reading'),
-        )
-        return next((f" ({reason})" for is_well, reason in checks if not is_well), "")
-
-
-async def _end_of(thread: threading.Thread) -> None:
-    """Wait a moment for a thread that was told to stop: it is not to outlive the event loop."""
-    for _ in range(200):
-        if not thread.is_alive():
-            return
-        await asyncio.sleep(0.005)
-
-
-def _pragmas(options: dict[str, Any], *, in_memory: bool) -> dict[str, Any]:
-    """Take the pragmas out of the options; what is asked for goes before the defaults."""
-    timeout = options.pop("timeout", _DEFAULT_TIMEOUT)
-    seconds("timeout", timeout)
-    reads_only = options.get("mode") == "ro" or options.get("immutable")
-    pragmas: dict[str, Any] = {"busy_timeout": round(timeout * 1000), "foreign_keys": 1}
-    if not in_memory and not reads_only:
-        pragmas["journal_mode"] = "wal"
-    given = options.pop("pragmas", None)
-    if not isinstance(given, Mapping | None):
-        raise ConfigurationError(f"pragmas must be a mapping, not {type(given).__name__}")
-    pragmas.update({str(name).lower(): value for name, value in (given or {}).items()})
-    for name in [name for name in options if name.startswith("pragma.")]:
-        pragmas[name.removeprefix("pragma.")] = options.pop(name)
-    return pragmas
-
-
-def _extensions(given: Any) -> tuple[str, ...]:
-    paths = (given,) if isinstance(given, str) else given
-    return tuple(os.fspath(path) for path in paths)
-
-
-def _uri_options(options: dict[str, Any]) -> dict[str, str]:
-    if options.get("mode") is not None:
-        choice("mode", options["mode"], ("ro", "rw", "rwc"))
-    found = {name: options.pop(name) for name in _URI_OPTIONS if name in options}
-    return {
-        name: str(int(value)) if isinstance(value, bool) else str(value)
-        for name, value in found.items()
-        if value is not None
-    }
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SQLiteEngine(Engine):
-    """SQLite through aiosqlite.
+    """SQLite, through aiosqlite or, with ``driver="apsw"``, apsw.
 
     ``sqlite:///file.db`` is relative, ``sqlite:////folder/file.db`` absolute; ``sqlite://`` and
     ``sqlite:///:memory:`` are in memory. Options beyond those of `Engine`:
@@ -290,27 +38,331 @@ class SQLiteEngine(Engine):
       writers; by default the busy timeout.
     - ``mode`` (``"ro"``, ``"rw"``, ``"rwc"``), ``immutable``, ``vfs``: as in SQLite's URIs.
     - ``uri``: the database is such a URI itself, ``file:...``.
+    - ``attach``: further databases of each connection, ``{"archive": "archive.db"}``.
     - ``extensions``: paths of extensions to load; none otherwise, and not by SQL.
     - ``cached_statements``, ``detect_types``: as `sqlite3.connect` has them; ``detect_types=0``
       leaves values as SQLite stores them.
 
     A ``connection_factory`` returns an `aiosqlite.Connection`; values are decoded if it was opened
-    with ``detect_types=sqlite3.PARSE_DECLTYPES``.
+    with ``detect_types=sqlite3.PARSE_DECLTYPES``. Over apsw it returns an `apsw.Connection`.
     """
 
-    schemes: ClassVar[tuple[str, ...]] = ("sqlite", "sqlite+aiosqlite")
+    schemes: ClassVar[tuple[str, ...]] = ("sqlite", "sqlite+aiosqlite", "sqlite+apsw")
 
-    @classmethod
-    def driver_options(cls) -> Mapping[str, Any]:
-        return _OPTIONS
+    drivers: ClassVar[Mapping[str, DriverSource | type[Driver]]] = {
+        "aiosqlite": DriverSource(
+            "aiodbkit.backends.sqlite.driver:SQLiteDriver", "aiosqlite", "aiosqlite"
+        ),
+        "apsw": DriverSource(
+            "aiodbkit.backends.sqlite.apsw.driver:APSWDriver", "apsw", "aiodbkit[apsw]"
+        ),
+    }
+
+    def __init__(self, url: str | None = "", **options: Any) -> None:
+        self._definitions = Definitions()
+        super().__init__(url, **options)
 
     def _create_driver(self, target: Mapping[str, Any], options: Mapping[str, Any]) -> Driver:
-        for name in target:
-            if name != "database":
-                raise ConfigurationError(f"{name}: SQLite has a database= and nothing else")
-        return SQLiteDriver(
-            target.get("database"),
-            options,
-            reset=self.pool_options.reset,
-            connection_factory=self.options.connection_factory,
+        driver = super()._create_driver(target, options)
+        assert isinstance(driver, SQLiteDriverBase)
+        driver.definitions = self._definitions
+        return driver
+
+    # Functions in SQL
+
+    @overload
+    def function(self, function: F, /) -> F: ...
+    @overload
+    def function(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        deterministic: bool = False,
+        arguments: int | None = None,
+    ) -> Callable[[F], F]: ...
+    def function(
+        self, name: Any = None, /, *, deterministic: bool = False, arguments: int | None = None
+    ) -> Any:
+        """Let SQL call a function: ``@db.function``, or ``@db.function("name")``.
+
+        It is there on every connection before its next statement. It runs on the connection's
+        thread; what it raises is the ``__cause__`` of the statement's OperationalError.
+
+        Args:
+            name: in SQL; by default the function's.
+            deterministic: it gives the same result for the same arguments, so that SQLite may call
+                it less often, and use it in an index.
+            arguments: how many it takes, -1 for any number; by default what its signature says.
+
+        Raises:
+            TypeError: it is async, or its signature cannot be read.
+            ValueError: a name or a number that cannot be.
+        """
+        return self._defining("function", name, arguments, deterministic=deterministic)
+
+    @overload
+    def aggregate(self, cls: F, /) -> F: ...
+    @overload
+    def aggregate(
+        self, name: str | None = None, /, *, arguments: int | None = None
+    ) -> Callable[[F], F]: ...
+    def aggregate(self, name: Any = None, /, *, arguments: int | None = None) -> Any:
+        """Let SQL use a class as an aggregate function, by its methods ``step`` and ``finalize``.
+
+        SQLite makes an object for each group, calls ``step`` with each row's arguments, and
+        ``finalize`` for the result. For no rows at all the result is NULL.
+
+        Args, Raises: as `function`.
+        """
+        return self._defining("aggregate", name, arguments)
+
+    @overload
+    def window_function(self, cls: F, /) -> F: ...
+    @overload
+    def window_function(
+        self, name: str | None = None, /, *, arguments: int | None = None
+    ) -> Callable[[F], F]: ...
+    def window_function(self, name: Any = None, /, *, arguments: int | None = None) -> Any:
+        """Let SQL use a class as an aggregate that can have a window: ``total(x) over (...)``.
+
+        Besides ``step`` and ``finalize`` it has ``inverse``, which takes a row out again, and
+        ``value``, the result for the rows that are in.
+
+        Args, Raises: as `function`.
+        """
+        return self._defining("window function", name, arguments)
+
+    @overload
+    def collation(self, function: F, /) -> F: ...
+    @overload
+    def collation(self, name: str | None = None, /) -> Callable[[F], F]: ...
+    def collation(self, name: Any = None, /) -> Any:
+        """Let SQL compare texts by a function of two: ``order by name collate natural``.
+
+        It returns a number below, at or over 0, as the first text is less, equal or greater. If
+        it raises, the statement fails and the transaction is rolled back.
+
+        Raises:
+            TypeError, ValueError: as `function`.
+        """
+        return self._defining("collation", name)
+
+    def _defining(
+        self,
+        kind: Kind,
+        given: Any,
+        arguments: int | None = None,
+        *,
+        deterministic: bool = False,
+    ) -> Any:
+        def decorate(call: F, name: str | None = None) -> F:
+            made = list(define(kind, call, name, arguments, deterministic=deterministic))
+            for definition in made:
+                self._definitions.add(definition)
+            return call
+
+        if given is None or isinstance(given, str):
+            return lambda call: decorate(call, given)
+        return decorate(given)
+
+    # Search
+
+    def fts(
+        self,
+        table: str,
+        columns: Sequence[str],
+        *,
+        content: str | None = None,
+        content_rowid: str = "rowid",
+        tokenize: str | None = None,
+        prefix: Sequence[int] = (),
+    ) -> FullText:
+        """Return a full-text index by its name, whether it exists already or not; see `FullText`.
+
+        Raises:
+            ProgrammingError: columns that cannot be.
+        """
+        return FullText(
+            self,
+            table,
+            columns,
+            content=content,
+            content_rowid=content_rowid,
+            tokenize=tokenize,
+            prefix=prefix,
         )
+
+    # Looking at statements, stopping them
+
+    async def explain(self, sql: SQL, params: Params = None) -> str:
+        """Return SQLite's plan for a statement, which is not run: one line for each step."""
+        text, params, left = await bound(self, sql, params)
+        rows = await self.fetch_all(f"explain query plan {text}", params, timeout=left)
+        depth = {0: -1}
+        lines = []
+        for number, parent, _, text in rows:
+            depth[number] = depth[parent] + 1
+            lines.append("  " * depth[number] + text)
+        return "\n".join(lines)
+
+    def interrupt(self, connection: Connection | None = None) -> bool:
+        """Stop the statement that runs on a connection, or those of all; False if none does.
+
+        It has no effect, and fails with OperationalError, ``code`` 9; if it was writing in a
+        transaction, SQLite rolls all of that back. COMMIT and ROLLBACK are never interrupted.
+        Called from any task of the engine's event loop.
+        """
+        if connection is None:
+            busy = [slot.resource for slot in self.pool.lent()]
+        elif not isinstance(connection, Connection):
+            raise InterfaceError(f"interrupt() takes a connection, not {connection!r}")
+        elif connection.is_closed:
+            return False
+        else:
+            busy = [connection._driver]
+        stopped = [_beneath(each).interrupt() for each in busy]
+        return any(stopped)
+
+    # Blobs, backups
+
+    def open_blob(
+        self,
+        table: str,
+        column: str,
+        rowid: int,
+        *,
+        read_only: bool = False,
+        schema: str = "main",
+    ) -> AbstractAsyncContextManager[Blob]:
+        """One value, to be read and written piece by piece: ``async with db.open_blob(...)``.
+
+        It runs on the task's connection, and in a transaction unless it only reads; its size
+        cannot change: insert it as ``zeroblob(size)``.
+
+        Raises:
+            ProgrammingError: at the block's beginning: there is no such row, column or table, or
+                the value is neither text nor a blob.
+        """
+        return opened_blob(self._target, table, column, rowid, schema, read_only=read_only)
+
+    async def backup(
+        self,
+        target: str | os.PathLike[str] | SQLiteEngine | Connection,
+        *,
+        pages: int = 1000,
+        progress: Callable[[int, int], Any] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy the whole database, as it is now, over another one: all of it, or nothing.
+
+        Writers go on meanwhile, but not those of a database in memory or without WAL, and those of
+        the target. The target keeps its journal mode.
+
+        Args:
+            target: a path, or the engine, or a connection, of the database that is replaced. So
+                ``await other.backup(db)`` restores.
+            pages: that are copied in one step; between two it can be cancelled.
+            progress: called after each step with the pages that remain and their total; may be
+                async. The copy waits for it; an exception of its own ends the copy.
+            timeout: seconds for all of it.
+
+        Raises:
+            LockTimeoutError: somebody has kept the target locked for ``lock_timeout``.
+            QueryTimeoutError: past ``timeout``; the target is as it was.
+            InterfaceError: the target is this database, or is not known.
+        """
+        count("pages", pages, least=1)
+        seconds("timeout", timeout, optional=True)
+        if progress is not None and not callable(progress):
+            raise InterfaceError(f"backup(): progress is called with two numbers, not {progress!r}")
+        place = await self._place_of(target)
+        # Not as this task's connection: `progress` may use the engine.
+        async with self.pool.acquire() as connection:
+            if (turn := connection._use()) is None:
+                turn, timeout = await connection._wait(timeout)
+            with turn as driver:
+                await _beneath(driver).backup(
+                    place, pages=pages, progress=progress, timeout=timeout
+                )
+
+    async def _place_of(self, target: object) -> Place:
+        if isinstance(target, str | os.PathLike):
+            place: Place | None = _place_of_file(target)
+        else:
+            engine = _engine_of(target)
+            await engine.connect()
+            place = engine._place
+            self._refuse_another_library(engine)
+        if place is None:
+            raise InterfaceError(
+                "backup(): the target is opened by a connection_factory, and where it is nobody "
+                "else knows: give its path"
+            )
+        if self._place is not None and _is_same(place, self._place):
+            raise InterfaceError(f"backup(): {place.shown_as} cannot be copied over itself")
+        return place
+
+    def _refuse_another_library(self, target: SQLiteEngine) -> None:
+        ours, theirs = (_library(engine) for engine in (self, target))
+        if ours != theirs:
+            raise NotSupportedError(
+                f"backup(): one of the engines is over {ours}, the other over {theirs}: each has "
+                "an SQLite of its own, and they see neither each other's locks nor their memory"
+            )
+
+    @property
+    def _place(self) -> Place | None:
+        assert isinstance(self._driver, SQLiteDriverBase)
+        return self._driver.place
+
+
+def _is_same(first: Place, second: Place) -> bool:
+    """Whether two places are one database, which may have several names in the file system."""
+    if first.identity == second.identity:
+        return True
+    try:
+        return Path(first.identity).samefile(second.identity)
+    except OSError:
+        return False  # there is no such file yet, or it is in memory
+
+
+def _place_of_file(given: str | os.PathLike[str]) -> Place:
+    name = os.fspath(given)
+    if not name or name == ":memory:" or name.startswith("file:") or "\0" in name:
+        raise InterfaceError(
+            f"backup(): {name!r} is no path of a file: for a database in memory, or by URI, give "
+            "the engine that has it open"
+        )
+    path = str(Path(given).absolute())
+    return Place(path, is_uri=False, identity=os.path.realpath(path), shown_as=repr(path))
+
+
+def _engine_of(target: object) -> SQLiteEngine:
+    engine: object = target
+    if isinstance(target, Connection):
+        if target.in_transaction:
+            raise InterfaceError(
+                "backup(): the target's connection is in a transaction: end it before its "
+                "database is replaced"
+            )
+        engine = target._engine
+    elif isinstance(target, Engine):
+        engine = target._target
+    if not isinstance(engine, SQLiteEngine):
+        raise InterfaceError(
+            f"backup() copies into a path, an engine of SQLite or its connection, not {target!r}"
+        )
+    return engine
+
+
+def _library(engine: SQLiteEngine) -> str:
+    assert isinstance(engine._driver, SQLiteDriverBase)
+    return engine._driver.library
+
+
+def _beneath(driver: DriverConnection) -> SQLiteDriverConnection:
+    """Return the driver's connection itself, also in a sandbox."""
+    while not isinstance(driver, SQLiteDriverConnection):
+        driver = driver.real  # type: ignore[attr-defined]
+    return driver

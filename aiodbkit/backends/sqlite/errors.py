@@ -17,6 +17,8 @@ __all__ = [
     "BUSY_SNAPSHOT",
     "INTERRUPT",
     "IOERR",
+    "ForeignError",
+    "UserCodeError",
     "cause_of",
     "error_code",
     "primary_code",
@@ -48,6 +50,7 @@ _BY_PRIMARY: dict[int, type[Error]] = {
     25: errors.ProgrammingError,  # parameter out of range
 }
 _HINTS = {
+    4: "the row of an open blob was changed or deleted meanwhile: open it again",
     BUSY: "another process, thread or event loop holds the lock",
     LOCKED: "a cursor that is open on this connection uses the table: close it first",
     BUSY_SNAPSHOT: "somebody else has written since this transaction began to read: roll it back "
@@ -61,9 +64,18 @@ _NAME = re.compile(r"CHECK constraint failed: (?P<check>.+)|failed: index '(?P<i
 _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(?P<column>.*)' with text", re.DOTALL)
 
 
+class ForeignError(sqlite3.OperationalError):
+    """What another module than sqlite3 raised, which is its ``__cause__``."""
+
+
+class UserCodeError(sqlite3.OperationalError):
+    """A function of the user's raised its ``__cause__`` in the middle of a statement."""
+
+
 def error_code(error: BaseException) -> int | None:
     """Return SQLite's extended code, None where the error is sqlite3's own."""
-    return getattr(error, "sqlite_errorcode", None)
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return getattr(error, "extendedresult", None) if code is None else code  # apsw's name
 
 
 def primary_code(error: BaseException) -> int | None:
@@ -74,6 +86,8 @@ def primary_code(error: BaseException) -> int | None:
 
 def cause_of(error: BaseException) -> BaseException | None:
     """Return the error if it may be shown: its text has no value of a row or a parameter."""
+    if isinstance(error, UserCodeError | ForeignError):
+        return error.__cause__
     if isinstance(error, sqlite3.Error) and not _UNDECODABLE.match(str(error)):
         return error
     return None
@@ -124,6 +138,8 @@ def _from_code(error: BaseException, code: int, sql: str | None) -> Error:
 
 def _from_module(error: BaseException, sql: str | None) -> Error:
     text = str(error)
+    if isinstance(error, UserCodeError):
+        return errors.OperationalError(text, code=1, query=sql)
     if "closed database" in text:
         return errors.ConnectionLostError(
             "the connection to the SQLite database is closed: nothing was sent",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from aiodbkit.backends.sqlite.session import quoted_name
+from aiodbkit.backends.sqlite.names import quoted_name
 from aiodbkit.backends.sqlite.worker import first_word
 from aiodbkit.errors import NotSupportedError, ProgrammingError, TransactionScopeError
 from aiodbkit.options import TransactionOptions

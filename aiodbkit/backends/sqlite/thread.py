@@ -6,15 +6,15 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import aiosqlite
-
+from aiodbkit.backends.sqlite.functions import Functions
+from aiodbkit.backends.sqlite.opened import OpenCursors
 from aiodbkit.backends.sqlite.values import decode_on_this_thread
-from aiodbkit.backends.sqlite.worker import Job, OpenCursors, Stopped, Work
+from aiodbkit.backends.sqlite.worker import Job, SQLite3Connection, Stopped, Work
 from aiodbkit.errors import ConnectionLostError, Error, OperationalError, QueryTimeoutError
 
-__all__ = ["Stuck", "Until", "WorkerThread", "gone", "timed_out", "until"]
+__all__ = ["Stuck", "Until", "WorkerThread", "gone", "interrupted", "timed_out", "until"]
 
 # An interrupt that meets no running statement is lost, so a job that is to stop is pressed again.
 _PRESS_EVERY = 0.02
@@ -60,12 +60,25 @@ def timed_out(sql: str | None, limit: Until | None, while_: str = "") -> Error:
     return QueryTimeoutError(text, query=sql)
 
 
+def interrupted(sql: str | None) -> OperationalError:
+    """Return the error for a job that was stopped by somebody else than its caller."""
+    return OperationalError("the statement was interrupted by interrupt()", code=9, query=sql)
+
+
+class _Served(Protocol):
+    """A connection and its thread, as aiosqlite has it."""
+
+    _thread: threading.Thread
+
+    def stop(self) -> asyncio.Future[Any] | None: ...
+
+
 class WorkerThread:
-    """Runs one job after the other on the thread of one connection of aiosqlite.
+    """Runs one job after the other on the thread of one connection.
 
     Attributes:
         cursors: open ones.
-        db: the connection of sqlite3.
+        db: the connection of sqlite3, or what has its methods.
         job: the last one sent.
         send: does a job on the thread, in one hop.
     """
@@ -77,11 +90,16 @@ class WorkerThread:
     _thread: threading.Thread
     _timer: asyncio.TimerHandle
 
-    def __init__(self, raw: aiosqlite.Connection, send: Callable[[Job], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        raw: _Served,
+        send: Callable[[Job], Awaitable[Any]],
+        functions: Functions,
+    ) -> None:
         self._raw = raw
         self.send = send
         self.job = None
-        self.cursors = OpenCursors()
+        self.cursors = OpenCursors(functions)
         self._closed = False
 
     async def open(self, work: Work) -> Any:
@@ -89,10 +107,17 @@ class WorkerThread:
 
         def first(db: sqlite3.Connection, job: Job) -> Any:
             self.db, self._thread = db, threading.current_thread()
+            if isinstance(db, SQLite3Connection):
+                db.open_cursors = self.cursors
             decode_on_this_thread()
             return work(db, job)
 
         return await self.run(first)
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread."""
+        return self._raw._thread
 
     @property
     def is_closed(self) -> bool:
@@ -113,8 +138,13 @@ class WorkerThread:
         except sqlite3.ProgrammingError:
             return False  # closed
 
-    async def run(self, work: Work, limit: Until | None = None) -> Any:
+    async def run(
+        self, work: Work, limit: Until | None = None, *, is_protected: bool = False
+    ) -> Any:
         """Do the work in one hop.
+
+        Args:
+            is_protected: from `interrupt`.
 
         Raises:
             Stopped: ``limit`` has passed, and the work has had no effect.
@@ -122,6 +152,7 @@ class WorkerThread:
             Exception: whatever the work raised; interrupted by ``limit``, SQLite's INTERRUPT.
         """
         job = self.job = Job(work, self.cursors)
+        job.is_protected = is_protected
         try:
             if limit is None:
                 await self.send(job)
@@ -171,6 +202,31 @@ class WorkerThread:
             except (AttributeError, sqlite3.ProgrammingError):
                 pass  # not open yet, or closed meanwhile
         return True
+
+    def interrupt(self) -> bool:
+        """Stop the statement that runs, for somebody else than its caller; False if none does."""
+        job = self.job
+        if job is None or job.finished or job.stopped or job.is_protected or not self.stop():
+            return False
+        job.was_interrupted = True
+        self._press_on(job)
+        return True
+
+    def _press_on(self, job: Job) -> None:
+        if job is self.job and not job.finished and not self.is_closed:
+            self.stop()
+            asyncio.get_running_loop().call_later(_PRESS_EVERY, self._press_on, job)
+
+    def when_over(self, call: Callable[[], object]) -> None:
+        """Call it when the thread has left the last job: at once, or later in the event loop."""
+        self._look_whether_over(self.job, call)
+
+    def _look_whether_over(self, job: Job | None, call: Callable[[], object]) -> None:
+        if job is None or job.finished or not self._thread.is_alive():
+            call()
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_PRESS_EVERY, self._look_whether_over, job, call)
 
     async def drain(self) -> None:
         """Stop what still runs and wait until the thread has nothing more to do."""

@@ -32,6 +32,7 @@ same goes for a bare number of more than 15 digits in a JSON column: ``JSON TEXT
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,14 @@ from aiodbkit.driver import Params
 from aiodbkit.errors import DataError
 from aiodbkit.sql import Expand
 
-__all__ = ["decode_on_this_thread", "named", "rows_to_sqlite", "to_sqlite"]
+__all__ = [
+    "decode_on_this_thread",
+    "decoder_of",
+    "named",
+    "result_to_sqlite",
+    "rows_to_sqlite",
+    "to_sqlite",
+]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
@@ -81,6 +89,18 @@ def rows_to_sqlite(
         told = f"row {first + number}: {_told(misfit, params(number))}"
         raise DataError(told, query=sql) from None
     return done
+
+
+def result_to_sqlite(value: Any, of: str) -> Any:
+    """Return what a function of the user's returned, as SQLite stores it; ``of`` names it.
+
+    Raises:
+        DataError: SQLite has no place for it.
+    """
+    try:
+        return _stored((value,))[0]
+    except _Misfit as misfit:
+        raise DataError(f"{of} returned what cannot be stored: {misfit}") from None
 
 
 def named(columns: Sequence[str], rows: Sequence[Sequence[Any]], number: int) -> Params:
@@ -254,6 +274,12 @@ def _register() -> None:
 
 
 _registering = threading.Lock()
+
+
+def decoder_of(declared: str) -> Callable[[bytes], Any] | None:
+    """Return what turns SQLite's text for a value into what a column so declared holds."""
+    word = re.split(r"[ (]", declared, maxsplit=1)[0].upper()
+    return _decoder(word) if word in _DECODERS else None
 
 
 def _decoder(declared: str) -> Callable[[bytes], Any]:

@@ -23,21 +23,21 @@ from aiodbkit.backends.sqlite.errors import (
     error_code,
     primary_code,
 )
+from aiodbkit.backends.sqlite.opened import OpenCursors, close_cursors
 from aiodbkit.driver import ExecuteResult
 from aiodbkit.errors import InterfaceError, ProgrammingError
 
 __all__ = [
     "Job",
-    "OpenCursors",
     "SQLite3Connection",
     "Stopped",
     "Work",
     "atomically",
     "change",
     "change_many",
-    "close_cursors",
     "decided",
     "end",
+    "execute",
     "fetch_more",
     "first_word",
     "patiently",
@@ -71,26 +71,15 @@ Work = Callable[[sqlite3.Connection, "Job"], Any]
 _execute = sqlite3.Connection.execute
 
 
+def execute(db: sqlite3.Connection, sql: str, args: Sequence[Any] = ()) -> sqlite3.Cursor:
+    """Start a statement, past our own ``execute``; of another module, whatever has that method."""
+    if isinstance(db, sqlite3.Connection):
+        return _execute(db, sql, args)
+    return db.execute(sql, args)
+
+
 class Stopped(Exception):  # noqa: N818 - not an error
     """The job was stopped before it took effect."""
-
-
-class OpenCursors(set[sqlite3.Cursor]):
-    """A connection's cursors that are open; the end of a transaction closes them.
-
-    Attributes:
-        interrupted: set before an interrupt, which ends them all.
-    """
-
-    interrupted = False
-
-    def close_doomed(self) -> None:
-        """Close what an interrupt has ended.
-
-        It lasts until no statement is open: it would meet all that is run beside them, for ever.
-        """
-        self.interrupted = False
-        close_cursors(self)
 
 
 class Job:
@@ -100,10 +89,21 @@ class Job:
         cursors: the connection's.
         result: what the work returned.
         finished: the thread has left it.
+        is_protected: from interrupts by others than its caller.
         stopped: it will have had no effect; set in the event loop only.
+        was_interrupted: by `SQLiteEngine.interrupt`.
     """
 
-    __slots__ = ("_decision", "_work", "cursors", "finished", "result", "stopped")
+    __slots__ = (
+        "_decision",
+        "_work",
+        "cursors",
+        "finished",
+        "is_protected",
+        "result",
+        "stopped",
+        "was_interrupted",
+    )
 
     def __init__(self, work: Work, cursors: OpenCursors | None = None) -> None:
         self._work = work
@@ -111,16 +111,27 @@ class Job:
         self._decision = threading.Lock()
         self.result: Any = None
         self.finished = False
-        self.stopped = False
+        self.stopped = self.is_protected = self.was_interrupted = False
 
     def run(self, db: sqlite3.Connection) -> Job:
         """Do it, on the thread."""
+        functions = self.cursors.functions
         try:
             if self.cursors.interrupted:
                 self.cursors.close_doomed()
-            self.go_on()
+            if functions.queue or functions.raised is not None:
+                functions.make(db)
+            if self.stopped:  # `go_on`, without a call
+                raise Stopped
             self.result = self._work(db, self)
+            if functions.raised is not None:  # by a collation: sqlite3 has gone on
+                roll_back(db, self)
+                raise functions.failure()
             return self
+        except (sqlite3.Error, MemoryError, OverflowError, UnicodeError) as error:
+            if functions.raised is None:
+                raise
+            raise functions.failure(error)  # noqa: B904 - it has a cause
         finally:
             self.finished = True
 
@@ -131,6 +142,8 @@ class Job:
 
     def decide(self) -> None:
         """Decide on the thread that it takes effect, or raise `Stopped`: it must not any more."""
+        if self.cursors.functions.raised is not None:
+            raise self.cursors.functions.failure()
         if not self._decision.acquire(blocking=False):
             raise Stopped
 
@@ -149,7 +162,17 @@ class SQLite3Connection(sqlite3.Connection):
 
     So a job gets to the worker thread, and back, by one public call of aiosqlite,
     ``execute_fetchall(job)``, in one hop.
+
+    Attributes:
+        open_cursors: see `OpenCursors`.
     """
+
+    open_cursors: set[Any] = set()  # noqa: RUF012 - one of none, until there are some
+
+    def close(self) -> None:
+        """Close it, and first its cursors: one that is referred to would keep the file's lock."""
+        close_cursors(self.open_cursors)
+        super().close()
 
     def execute(self, sql: Any, parameters: Any = (), /) -> Any:
         """Run a `Job`, or SQL."""
@@ -172,7 +195,7 @@ def query(
     db: sqlite3.Connection, _job: Job, text: str, args: Sequence[Any], limit: int
 ) -> tuple[list[str], list[Any]]:
     """Run a statement and return column names and rows, all of them or ``limit``."""
-    cursor = _execute(db, text, args)
+    cursor = execute(db, text, args)
     try:
         rows = cursor.fetchmany(limit) if limit else cursor.fetchall()
         return _columns(cursor), rows
@@ -194,7 +217,7 @@ def change(
         keyword: its first word, or ``"select"`` for whatever only reads.
     """
     before = _last_insert_id(db) if keyword == "insert" and _UPSERT.search(text) else None
-    cursor = _execute(db, text, args)
+    cursor = execute(db, text, args)
     try:
         _exhaust(cursor)
         affected = cursor.rowcount
@@ -203,14 +226,14 @@ def change(
         cursor.close()
     if keyword == "with":
         # The rows of WITH ... INSERT, UPDATE or DELETE are not counted by sqlite3.
-        affected = _execute(db, "select changes()").fetchone()[0]
+        affected = execute(db, "select changes()").fetchone()[0]
     if affected < 1 or keyword not in ("insert", "replace") or inserted == before:
         inserted = None  # SQLite tells of an earlier one, e.g. if an upsert has updated
     return ExecuteResult(affected, inserted)
 
 
 def _last_insert_id(db: sqlite3.Connection) -> int:
-    return int(_execute(db, "select last_insert_rowid()").fetchone()[0])
+    return int(execute(db, "select last_insert_rowid()").fetchone()[0])
 
 
 def _exhaust(cursor: Iterable[Any]) -> None:
@@ -257,7 +280,7 @@ def start_cursor(
     open_ones: set[sqlite3.Cursor],
 ) -> tuple[sqlite3.Cursor | None, list[str], list[Any]]:
     """Start a statement and fetch ``size`` rows; the cursor is None if there are no more."""
-    cursor = _execute(db, text, args)
+    cursor = execute(db, text, args)
     open_ones.add(cursor)
     columns = _columns(cursor)
     rows = fetch_more(db, job, cursor=cursor, size=size, open_ones=open_ones)
@@ -317,7 +340,7 @@ def run_all(db: sqlite3.Connection, job: Job, statements: Iterable[str]) -> None
     """Run statements without parameters one after the other."""
     for statement in statements:
         job.go_on()
-        cursor = _execute(db, statement)
+        cursor = execute(db, statement)
         try:
             _exhaust(cursor)
         finally:
@@ -343,7 +366,7 @@ def atomically(db: sqlite3.Connection, job: Job, work: Work) -> Any:
     try:
         result = work(db, job)
         job.decide()
-        _execute(db, "COMMIT")
+        execute(db, "COMMIT")
     except BaseException:
         roll_back(db, job)
         raise
@@ -352,7 +375,7 @@ def atomically(db: sqlite3.Connection, job: Job, work: Work) -> Any:
 
 def undoable(db: sqlite3.Connection, job: Job, work: Work) -> Any:
     """Do the work in a savepoint of the open transaction: all of it or nothing."""
-    _execute(db, "SAVEPOINT aiodbkit_undo")
+    execute(db, "SAVEPOINT aiodbkit_undo")
     try:
         result = work(db, job)
         job.go_on()
@@ -361,7 +384,7 @@ def undoable(db: sqlite3.Connection, job: Job, work: Work) -> Any:
             _insist(db, job, "ROLLBACK TO aiodbkit_undo")
             _insist(db, job, "RELEASE aiodbkit_undo")
         raise
-    _execute(db, "RELEASE aiodbkit_undo")
+    execute(db, "RELEASE aiodbkit_undo")
     return result
 
 
@@ -370,8 +393,8 @@ def begin(db: sqlite3.Connection, job: Job, statement: str) -> None:
 
     SQLite's own waiting cannot be interrupted, so the waiting is done here.
     """
-    (busy_timeout,) = _execute(db, "PRAGMA busy_timeout").fetchone()
-    _execute(db, "PRAGMA busy_timeout = 0")
+    (busy_timeout,) = execute(db, "PRAGMA busy_timeout").fetchone()
+    execute(db, "PRAGMA busy_timeout = 0")
     try:
         patiently(db, job, statement, busy_timeout / 1000)
     finally:
@@ -383,7 +406,7 @@ def patiently(db: sqlite3.Connection, job: Job, statement: str, patience: float)
     for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
         job.go_on()
         try:
-            _execute(db, statement)
+            execute(db, statement)
             return
         except sqlite3.OperationalError as error:
             left = give_up - time.monotonic()
@@ -397,7 +420,7 @@ def start_transaction(db: sqlite3.Connection, job: Job, statement: str, *, read_
     begin(db, job, statement)
     try:
         if read_only:
-            _execute(db, "PRAGMA query_only = 1")
+            execute(db, "PRAGMA query_only = 1")
         job.decide()
     except BaseException:
         roll_back(db, job)
@@ -411,17 +434,17 @@ def end(
     job.decide()
     close_cursors(cursors)
     if how == "COMMIT":
-        _execute(db, "COMMIT")
+        execute(db, "COMMIT")
     else:
         roll_back(db, job)
     if read_only:
-        _execute(db, "PRAGMA query_only = 0")
+        execute(db, "PRAGMA query_only = 0")
 
 
 def decided(db: sqlite3.Connection, job: Job, statement: str) -> None:
     """Run what makes the work of earlier jobs last."""
     job.decide()
-    _execute(db, statement)
+    execute(db, statement)
 
 
 def undo(db: sqlite3.Connection, job: Job, *, to_savepoint: bool) -> None:
@@ -431,12 +454,6 @@ def undo(db: sqlite3.Connection, job: Job, *, to_savepoint: bool) -> None:
         _insist(db, job, "RELEASE aiodbkit_rows")
     else:
         roll_back(db, job)
-
-
-def close_cursors(cursors: set[sqlite3.Cursor]) -> None:
-    """Close them all: they would hold read locks, and outlive the transaction they read in."""
-    while cursors:
-        cursors.pop().close()
 
 
 def roll_back(db: sqlite3.Connection, job: Job) -> None:
@@ -449,7 +466,7 @@ def _insist(db: sqlite3.Connection, job: Job, statement: str) -> None:
     """Run what puts things right, even if the interrupt of what went before comes late."""
     for left in reversed(range(_TRIES)):
         try:
-            _execute(db, statement)
+            execute(db, statement)
             return
         except sqlite3.OperationalError as error:
             if primary_code(error) != INTERRUPT:

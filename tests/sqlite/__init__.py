@@ -1,0 +1,1 @@
+"""What SQLite has and no server has, asked through the public API."""
