@@ -36,7 +36,7 @@ PLACEHOLDERS = {
 }
 
 # Other libraries, which a page shows beside ours.
-OTHERS = ("asyncpg", "databases", "peewee", "sqlalchemy")
+OTHERS = ("apsw", "asyncpg", "databases", "peewee", "sqlalchemy")
 
 _EXAMPLE = re.compile(
     r"(?:^<!-- (?P<mark>needs|not run): (?P<what>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$"
@@ -212,7 +212,7 @@ def test_every_option_is_in_a_table_with_its_default(page, options):
 @pytest.mark.parametrize("engine", ["SQLiteEngine", "PostgresEngine", "MySQLEngine"])
 def test_every_option_of_a_driver_is_in_a_table(engine):
     told = {name for row in cells("connecting.md") for name in named(row[0])}
-    known = getattr(aiodbkit, engine).driver_options()
+    known = getattr(aiodbkit, engine)(database="x").driver_options()
     # The options of asyncpg.connect() are asyncpg's to tell, those that have a type are ours.
     ours = {name.partition(".")[0] for name, kind in known.items() if kind is not object}
     ours = {"pragmas" if name == "pragma" else name for name in ours}
@@ -299,7 +299,8 @@ def codes_of(backend: str) -> dict[str, set[str]]:
     pytest.importorskip(
         {"postgres": "asyncpg", "mysql": "aiomysql", "sqlite": "aiosqlite"}[backend]
     )
-    module = importlib.import_module(f"aiodbkit.backends.{backend}.errors")
+    name = "sqlstates" if backend == "postgres" else "errors"
+    module = importlib.import_module(f"aiodbkit.backends.{backend}.{name}")
     codes: dict[str, set[str]] = {}
     for table in ("_BY_STATE", "_BY_NUMBER", "_BY_CODE", "_BY_PRIMARY"):
         for code, kind in getattr(module, table, {}).items():
