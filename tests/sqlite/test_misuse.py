@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import pytest
 
@@ -129,7 +130,8 @@ async def test_progress_that_is_async_and_raises_ends_the_backup_and_nothing_els
     with pytest.raises(ZeroDivisionError):
         await db.backup(tmp_path / "copy.db", pages=1, progress=progress)
     await db.backup(tmp_path / "copy.db")
-    assert opened(tmp_path / "copy.db").execute("select count(*) from t").fetchone() == (100,)
+    with closing(opened(tmp_path / "copy.db")) as copy:
+        assert copy.execute("select count(*) from t").fetchone() == (100,)
     assert told == []
 
 
