@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
 
@@ -217,11 +218,13 @@ async def test_a_factory_of_the_users_opens_it(make, path):
 
 
 async def test_what_is_no_connection_of_apsw_is_refused(make):
-    async def connect():
-        return sqlite3.connect(":memory:")
+    with closing(sqlite3.connect(":memory:")) as other:
 
-    with pytest.raises(aiodbkit.ConfigurationError, match=r"must return an apsw\.Connection"):
-        await make(connection_factory=connect, min_size=1)
+        async def connect():
+            return other
+
+        with pytest.raises(aiodbkit.ConfigurationError, match=r"must return an apsw\.Connection"):
+            await make(connection_factory=connect, min_size=1)
 
 
 # Two SQLites.
